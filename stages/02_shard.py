@@ -1,0 +1,52 @@
+"""Stage 02: check every sample of the corpora and write the good ones as WebDataset shards.
+
+Reads   00_tokenizer  to count tokens
+        data          corpora for 03 and 04 and what is held out from them
+Writes  02_shard      <split>/000000.tar …, index.npy, shards.json, rejects.jsonl
+
+    python stages/02_shard.py data.finetune.sources.mine.path=my.json data.finetune.sources.mine.images=my_images
+
+Run it again to resume.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from vlm.config import RootConfig
+from vlm.pipeline.artifact import write_figures
+from vlm.pipeline.stage import Stage, start
+
+
+def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
+    """Shard every split that the settings name."""
+    from vlm.model.hub import locate
+
+    locate(cfg.model.vision_tower, "vision tower")
+    from vlm.data.chat import Chat
+    from vlm.data.shards import build
+    from vlm.model.tower import tower_shape
+
+    shape = tower_shape(cfg.model.vision_tower, cfg.model.vision_feature_select_strategy)
+    chat = Chat.load(str(inputs["00_tokenizer"]), cfg.model.image_token, shape.image_tokens)
+    write_figures(out, build(cfg.data, chat, cfg.seed, out))
+
+
+stage = Stage(
+    __file__,
+    ("00_tokenizer",),
+    ("seed", "data", "model.vision_tower", "model.vision_feature_select_strategy"),
+    work,
+)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(composed: DictConfig) -> None:
+    """Run the stage on the composed settings."""
+    stage.run(composed)
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,234 @@
+"""Every setting of the pipeline: its name, its type, its default, and what must hold between settings.
+
+The values live in conf/; here is what they may be. One root config serves all six stages, so that one
+preset describes a whole run. Settings under a node named `runtime` or `deepspeed` say how the work is
+done, not what comes out, so they do not count in an artifact's key.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from vlm.errors import Unusable
+
+UNKEYED_NODES = frozenset({"runtime", "deepspeed"})
+
+
+class Geometry(Enum):
+    """How a picture becomes square: `pad` adds a border of the mean colour, `crop` keeps the centre."""
+
+    pad = "pad"
+    crop = "crop"
+
+
+class FeatureSelect(Enum):
+    """Which tower outputs become image tokens: `default` drops the first (CLS), `full` keeps all."""
+
+    default = "default"
+    full = "full"
+
+
+class Dtype(Enum):
+    """Type of stored or trained weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Form(Enum):
+    """Text around a sample: `plain` is picture, caption, end; `chat` is the tokenizer's chat template."""
+
+    plain = "plain"
+    chat = "chat"
+
+
+class SourceFormat(Enum):
+    """Layout of a corpus on disk."""
+
+    llava = "llava"
+
+
+class Strategy(Enum):
+    """What trains: see vlm/train/strategy.py."""
+
+    projector = "projector"
+    full = "full"
+    freeze_vision = "freeze_vision"
+    lora = "lora"
+
+
+class Schedule(Enum):
+    """Learning rate after the warm-up: down to zero along a cosine or a line, or constant."""
+
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+class Scorer(Enum):
+    """How an answer is compared with its reference."""
+
+    exact_match = "exact_match"
+
+
+@dataclass
+class ModelConfig:
+    """Stages 00 and 01: the parts and how they are joined."""
+
+    language_model: str = MISSING  # folder or hub id of a decoder, with its tokenizer
+    vision_tower: str = MISSING  # folder or hub id of a CLIP or SigLIP tower
+    image_token: str = "<image>"
+    vision_feature_layer: int = -2  # which hidden state of the tower is used; -1 is the last
+    vision_feature_select_strategy: FeatureSelect | None = None  # null: `default` if the tower has a CLS, else `full`
+    geometry: Geometry = Geometry.pad
+    dtype: Dtype = Dtype.bfloat16  # of the stored weights
+
+
+@dataclass
+class SourceConfig:
+    """One corpus."""
+
+    path: str = MISSING  # JSON list or JSON lines
+    images: str | None = None  # folder that image names are relative to; null if the corpus has no images
+    format: SourceFormat = SourceFormat.llava
+    limit: int | None = None  # read only the first rows
+
+
+@dataclass
+class SplitConfig:
+    """The corpora of one training stage and what is held out from them."""
+
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    held_out: dict[str, SourceConfig] = field(default_factory=dict)  # corpora kept apart for evaluation
+    held_out_fraction: float = 0.0  # and this share of `sources`, chosen by image
+    form: Form = Form.chat
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out_fraction < 1:
+            raise Unusable(f"held_out_fraction={self.held_out_fraction} is not in [0, 1)")
+
+
+@dataclass
+class ShardRuntime:
+    workers: int = 2  # processes that check pictures and write shards
+
+
+@dataclass
+class DataConfig:
+    """Stage 02."""
+
+    pretrain: SplitConfig = field(default_factory=SplitConfig)
+    finetune: SplitConfig = field(default_factory=SplitConfig)
+    max_tokens: int = 2048  # of one sample, image tokens included; later turns are cut, longer ones rejected
+    max_pixels: int = 178_956_970  # of one picture: larger ones are rejected before they are decoded
+    samples_per_shard: int = 1000
+    max_reject_fraction: float = 0.01  # the stage fails above it
+    runtime: ShardRuntime = field(default_factory=ShardRuntime)
+
+
+@dataclass
+class LearningRates:
+    """Peak learning rate of each part; only those of the parts that train are used."""
+
+    projector: float = 1.0e-3
+    language_model: float = 2.0e-5
+    vision_tower: float = 2.0e-6
+    lora: float = 2.0e-4
+
+
+@dataclass
+class LoraConfig:
+    rank: int = 128
+    alpha: float = 256.0
+    dropout: float = 0.05
+    targets: list[str] = field(  # names of linear layers inside the language model
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+
+
+@dataclass
+class TrainRuntime:
+    """How the training is carried out; the result is the same up to floating-point order."""
+
+    rows_at_once: int = 4  # packs that one rank computes at once
+    workers: int = 1  # loader processes of one rank
+    log_every: int = 10  # steps
+    save_every: int = 500  # steps
+    keep: int = 2  # checkpoints
+
+
+@dataclass
+class TrainConfig:
+    """Stages 03 and 04: one training."""
+
+    strategy: Strategy = MISSING
+    epochs: float = 1.0
+    steps: int | None = None  # instead of epochs
+    samples_per_step: int = 128  # the global batch, over all ranks
+    pack_tokens: int = 2048  # a pack holds whole samples up to this many tokens
+    pack_images: int = 64  # and up to this many pictures
+    packing: bool = True  # false: one sample a row
+    lr: LearningRates = field(default_factory=LearningRates)
+    schedule: Schedule = Schedule.cosine
+    warmup_ratio: float = 0.03  # of all steps
+    weight_decay: float = 0.0  # never on norms and biases
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    max_grad_norm: float = 1.0
+    dtype: Dtype | None = None  # of the forward pass; null: bfloat16 on a GPU, float32 on a CPU
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own keys, handed over as they are
+    runtime: TrainRuntime = field(default_factory=TrainRuntime)
+
+    def __post_init__(self) -> None:
+        if self.samples_per_step < 1 or self.pack_tokens < 1:
+            raise Unusable("samples_per_step and pack_tokens are at least 1")
+        if len(self.betas) != 2:
+            raise Unusable(f"betas={self.betas} are not two numbers")
+        if not 0 <= self.warmup_ratio < 1:
+            raise Unusable(f"warmup_ratio={self.warmup_ratio} is not in [0, 1)")
+
+
+@dataclass
+class TaskConfig:
+    """One evaluation: the last answer of each held-out conversation is asked for and compared."""
+
+    split: str = "finetune_held_out"
+    scorer: Scorer = Scorer.exact_match
+    max_new_tokens: int = 32
+    limit: int | None = None  # ask only the first questions
+    shuffled: bool = True  # ask again with the pictures of other samples: what the model knows blind
+
+
+@dataclass
+class EvalRuntime:
+    batch_size: int = 64
+
+
+@dataclass
+class EvalConfig:
+    """Stage 05."""
+
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    gallery: int = 120  # answers shown in the report
+    runtime: EvalRuntime = field(default_factory=EvalRuntime)
+
+
+@dataclass
+class RootConfig:
+    """The root config that all stages share (conf/config.yaml)."""
+
+    run: str = MISSING  # names runs/<run>/
+    runs: str = "runs"  # folder of all runs
+    seed: int = 0
+    cluster: Any = None  # null: work in this process
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    pretrain: TrainConfig = field(default_factory=TrainConfig)
+    finetune: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+ConfigStore.instance().store(name="schema", node=RootConfig)

@@ -1,0 +1,204 @@
+"""Conversations become token ids and targets.
+
+A target is a token the loss counts: each assistant answer and the end-of-turn token after it, nothing else.
+The text is what the tokenizer's own chat template writes, tokenized as a whole, so that a prompt asked at
+evaluation is tokenized exactly as it was in training.
+"""
+
+import functools
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from vlm.config import Form
+from vlm.data.sources import IMAGE, Reject, Turn
+from vlm.errors import Unusable
+
+MARK = re.compile(r"⟦(\d+)⟧")  # stands for the text of a turn while a template is taken apart
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sample as the model reads it; L tokens, P of them for each picture."""
+
+    ids: NDArray[np.int64]  # (L,)
+    is_target: NDArray[np.bool_]  # (L,)
+    cut_turns: int = 0  # turns dropped at the end to stay within the limit
+
+
+class Chat:
+    """A tokenizer with its template, its picture token and the number of tokens a picture takes."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, image_token: str, image_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.image_token = image_token
+        self.image_id = tokenizer.convert_tokens_to_ids(image_token)
+        self.image_tokens = image_tokens
+        self.end_id = tokenizer.eos_token_id
+        specials = {
+            IMAGE,
+            image_token,
+            *tokenizer.all_special_tokens,
+            *map(str, tokenizer.added_tokens_decoder.values()),
+        }
+        self._special = re.compile("|".join(re.escape(text) for text in sorted(specials, key=len, reverse=True)))
+        if self.end_id is None:
+            raise Unusable("the tokenizer has no end-of-sequence token")
+
+    @classmethod
+    def load(cls, folder: str, image_token: str, image_tokens: int) -> "Chat":
+        """Load the tokenizer of stage 00."""
+        return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True), image_token, image_tokens)
+
+    def encode(self, turns: tuple[Turn, ...], images: int, form: Form, max_tokens: int) -> Encoded:
+        """Return ids and targets of a sample with `images` pictures, at most `max_tokens` long.
+
+        Whole exchanges are dropped at the end until the rest fits; a picture's tokens are never cut.
+        Raises Reject if the roles do not alternate, an answer is empty, the picture tokens do not match the
+        pictures, or not even the first exchange fits.
+        """
+        check(turns, images)
+        kept = len(turns)
+        while True:
+            encoded = self._encode(turns[:kept], form)
+            if len(encoded.ids) <= max_tokens:
+                return Encoded(encoded.ids, encoded.is_target, cut_turns=len(turns) - kept)
+            kept -= 2
+            if (
+                kept < 2
+                or _images_in(turns[:kept]) < images
+                or not any(turn.role == "assistant" for turn in turns[:kept])
+            ):
+                raise Reject("too_long", f"{len(encoded.ids)} tokens, and no exchange fits into {max_tokens}")
+
+    def prompt(self, turns: tuple[Turn, ...]) -> NDArray[np.int64]:
+        """Return the ids that ask for the next answer, shape (L,); the last turn is the user's."""
+        text, _ = self._write(turns, asking=True)
+        return self._expand(self._tokenize(text, [])[0])
+
+    def _encode(self, turns: tuple[Turn, ...], form: Form) -> Encoded:
+        if form is Form.plain:
+            return self._encode_plain(turns)
+        text, spans = self._write(turns, asking=False)
+        ids, is_target = self._tokenize(text, spans)
+        return Encoded(self._expand(ids), self._expand(is_target, ids))
+
+    def _encode_plain(self, turns: tuple[Turn, ...]) -> Encoded:
+        """Write the picture, the caption and the end; the question is dropped."""
+        caption = next(turn.text for turn in turns if turn.role == "assistant").strip()
+        opening = [] if self.tokenizer.bos_token_id is None or not self._adds_bos else [self.tokenizer.bos_token_id]
+        pictures = [self.image_id] * _images_in(turns)
+        words, _ = self._tokenize([(caption, False)], [])
+        ids = np.array([*opening, *pictures, *words, self.end_id])
+        is_target = np.zeros(len(ids), bool)
+        is_target[len(opening) + len(pictures) :] = True
+        return Encoded(self._expand(ids), self._expand(is_target, ids))
+
+    def _write(self, turns: tuple[Turn, ...], *, asking: bool) -> tuple[list[tuple[str, bool]], list[tuple[int, int]]]:
+        """Return the pieces of text (each with whether its special tokens count) and the targets' spans in characters."""
+        scaffold = self._scaffold(tuple(turn.role for turn in turns), asking)
+        pieces: list[tuple[str, bool]] = [(scaffold[0], True)]
+        spans = []
+        at = len(scaffold[0])
+        for turn, after in zip(turns, scaffold[1:], strict=True):
+            text = turn.text.strip()
+            if turn.role == "user":
+                text = text.replace(IMAGE, self.image_token)
+            if turn.role == "assistant":
+                spans.append((at, at + len(text) + len(self._end_of_turn(after))))
+            pieces += [(text, False), (after, True)]
+            at += len(text) + len(after)
+        return pieces, spans
+
+    @functools.cached_property
+    def _adds_bos(self) -> bool:
+        return self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id]
+
+    @functools.lru_cache(maxsize=256)  # noqa: B019 - one Chat lives as long as its process
+    def _scaffold(self, roles: tuple[str, ...], asking: bool) -> tuple[str, ...]:
+        """Return what the template writes before the first turn, between the turns, and after the last."""
+        if self.tokenizer.chat_template is None:
+            raise Unusable("the tokenizer has no chat template: choose a chat model, or form: plain")
+        messages = [{"role": role, "content": f"⟦{i}⟧"} for i, role in enumerate(roles)]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asking)
+        parts = MARK.split(text)
+        if parts[1::2] != [str(i) for i in range(len(roles))]:
+            raise Unusable(
+                f"the tokenizer's chat template does not write the turns {', '.join(roles)} once each, in order"
+            )
+        return tuple(parts[0::2])
+
+    def _end_of_turn(self, after: str) -> str:
+        found = self._special.match(after)
+        if found is None:
+            raise Unusable(f"the chat template writes no special token at the end of an answer, but {after[:20]!r}")
+        return found[0]
+
+    def _tokenize(
+        self, pieces: list[tuple[str, bool]], spans: list[tuple[int, int]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Tokenize the pieces as one text; tokens that end inside `spans` (characters of that text) are targets.
+
+        A sentencepiece token begins with the space before its word, so its end is what counts.
+        Special tokens typed by a person are text, not tokens: where one occurs, the text is cut there.
+        """
+        ids: list[int] = []
+        is_target: list[bool] = []
+        at = 0
+        for text, is_typed in _cut_at_typed(pieces, self._special, self.image_token):
+            coded = self.tokenizer(
+                text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=is_typed
+            )
+            ids += coded.input_ids
+            is_target += [
+                first < last and any(start < at + last <= end for start, end in spans)
+                for first, last in coded.offset_mapping
+            ]
+            at += len(text)
+        return np.array(ids, np.int64), np.array(is_target, bool)
+
+    def _expand(self, values: NDArray, ids: NDArray[np.int64] | None = None) -> NDArray:
+        """Repeat the entry of each picture once for each of the picture's tokens."""
+        is_image = (values if ids is None else ids) == self.image_id
+        return np.repeat(values, np.where(is_image, self.image_tokens, 1))
+
+
+def check(turns: tuple[Turn, ...], images: int) -> None:
+    """Check what every sample must fulfil.
+
+    Raises Reject, naming the fault.
+    """
+    spoken = turns[1:] if turns and turns[0].role == "system" else turns
+    if not spoken or len(spoken) % 2 or [turn.role for turn in spoken] != ["user", "assistant"] * (len(spoken) // 2):
+        raise Reject("roles", "turns do not alternate human, gpt: " + ", ".join(turn.role for turn in turns))
+    for number, turn in enumerate(turns):
+        if any("\ud800" <= letter <= "\udfff" for letter in turn.text):
+            raise Reject("text", f"turn {number} holds half a character (a lone surrogate)")
+        if turn.role == "assistant" and not turn.text.strip():
+            raise Reject("empty_answer", f"turn {number} is an answer without text")
+        if turn.role != "user" and IMAGE in turn.text:
+            raise Reject("image_count", f"turn {number} is no question but holds {IMAGE}")
+    if _images_in(turns) != images:
+        raise Reject("image_count", f"{_images_in(turns)} {IMAGE} for {images} pictures")
+
+
+def _images_in(turns: tuple[Turn, ...]) -> int:
+    return sum(turn.text.count(IMAGE) for turn in turns if turn.role == "user")
+
+
+def _cut_at_typed(pieces: list[tuple[str, bool]], special: re.Pattern[str], image_token: str) -> list[tuple[str, bool]]:
+    """Join the pieces into the longest texts that may be tokenized at once, with whether they are typed specials."""
+    texts = [("", False)]
+    for text, is_scaffold in pieces:
+        start = 0
+        for found in [] if is_scaffold else special.finditer(text):
+            if found[0] == image_token:
+                continue
+            texts[-1] = (texts[-1][0] + text[start : found.start()], False)
+            texts += [(found[0], True), ("", False)]
+            start = found.end()
+        texts[-1] = (texts[-1][0] + text[start:], False)
+    return [(text, is_typed) for text, is_typed in texts if text]

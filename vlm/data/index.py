@@ -1,0 +1,126 @@
+"""The index of a split: one row for each sample, so that any sample is one read away.
+
+A split is a folder of ordinary WebDataset tars, index.npy and shards.json. A row of the index says where the
+sample's tar members lie and what the plan needs to know of it; shards.json names the shards and what they hold.
+"""
+
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm.config import Form
+from vlm.data.sources import Sample, Turn
+from vlm.errors import Unusable
+
+ROW = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("offset", "<u8"),  # of the sample's first tar header, bytes
+        ("size", "<u4"),  # of all its members with their headers, bytes
+        ("crc32", "<u4"),  # of those bytes
+        ("source", "<u2"),  # into shards.json's list
+        ("images", "<u2"),
+        ("width", "<u4"),  # of the first picture, pixels; 0 without one
+        ("height", "<u4"),
+        ("tokens", "<u4"),  # image tokens included
+        ("targets", "<u4"),  # supervised tokens
+    ]
+)
+BLOCK = 512  # of a tar, bytes
+INDEX = "index.npy"
+MANIFEST = "shards.json"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A sample as it lies in its shard."""
+
+    sample: Sample  # without pictures
+    pictures: tuple[bytes, ...]
+
+
+class Split:
+    """A whole split, read by sample number; nothing but the index is held in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the split.
+
+        Raises Unusable if the folder holds none.
+        """
+        if not (folder / MANIFEST).is_file():
+            raise Unusable(f"{folder} holds no shards: stage 02 was not given a corpus for {folder.name}")
+        self.folder = folder
+        self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        self.rows = np.load(folder / INDEX, mmap_mode="r")
+        self._files: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def form(self) -> Form:
+        """The form its tokens were counted in."""
+        return Form(self.manifest["form"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the contents of all shards."""
+        return self.manifest["fingerprint"]
+
+    def read(self, number: int) -> Stored:
+        """Read one sample.
+
+        Raises Unusable if its bytes are not those that were written.
+        """
+        row = self.rows[number]
+        data = os.pread(self._file(int(row["shard"])), int(row["size"]), int(row["offset"]))
+        if zlib.crc32(data) != row["crc32"]:
+            raise Unusable(
+                f"{self.folder}/{shard_name(int(row['shard']))} is damaged at byte {row['offset']}: shard again"
+            )
+        return _unpack(data)
+
+    def _file(self, shard: int) -> int:
+        if shard not in self._files:
+            self._files[shard] = os.open(self.folder / shard_name(shard), os.O_RDONLY)
+        return self._files[shard]
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard."""
+    return f"{number:06d}.tar"
+
+
+def record_of(sample: Sample) -> dict[str, Any]:
+    """Return what a shard's json member says of a sample; `_unpack` reads it back."""
+    turns = [{"role": turn.role, "text": turn.text} for turn in sample.turns]
+    return {"id": sample.id, "source": sample.source, "turns": turns, "extra": dict(sample.extra)}
+
+
+def tar_size(data: bytes) -> int:
+    """Return the bytes that a tar member with this content takes: its header, and the content in whole blocks."""
+    return BLOCK + -(-len(data) // BLOCK) * BLOCK
+
+
+def _unpack(data: bytes) -> Stored:
+    pictures: dict[int, bytes] = {}
+    record: dict[str, Any] = {}
+    at = 0
+    while at < len(data):  # ustar: name in bytes 0..100, octal size in 124..136
+        header = data[at : at + BLOCK]
+        size = int(header[124:136].rstrip(b"\0 "), 8)
+        _, *extension = header[:100].rstrip(b"\0").decode().split(".")
+        content = data[at + BLOCK : at + BLOCK + size]
+        if extension == ["json"]:
+            record = json.loads(content)
+        else:
+            pictures[int(extension[0]) if len(extension) > 1 else 0] = content
+        at += tar_size(content)
+    turns = tuple(Turn(turn["role"], turn["text"]) for turn in record["turns"])
+    sample = Sample(record["id"], record["source"], turns, extra=record["extra"])
+    return Stored(sample, tuple(pictures[i] for i in sorted(pictures)))

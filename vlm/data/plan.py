@@ -1,0 +1,149 @@
+"""The plan of a training: which samples make up each step, and which packs they travel in.
+
+Everything follows from the index, the seed and a few numbers, so the position of a run is the number of steps it
+has taken. The samples of a step are the same for any number of ranks; only how they are packed depends on it.
+"""
+
+import hashlib
+import heapq
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm.errors import Unusable
+
+MIX_1, MIX_2, GOLDEN = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The samples of every step, and what a pack may hold."""
+
+    order: NDArray[np.int64]  # sample numbers, epoch after epoch
+    samples_per_step: int
+    tokens: NDArray[np.int64]  # of every sample of the split
+    images: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    pack_tokens: int
+    pack_images: int
+    packing: bool
+
+    @property
+    def steps(self) -> int:
+        """Optimizer updates in all; the last one may hold fewer samples."""
+        return math.ceil(len(self.order) / self.samples_per_step)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the samples of every step."""
+        digest = hashlib.sha256(self.order.astype("<i8").tobytes())
+        digest.update(str(self.samples_per_step).encode())
+        return digest.hexdigest()
+
+    def samples(self, step: int) -> NDArray[np.int64]:
+        """Return the sample numbers of a step (0-based)."""
+        return self.order[step * self.samples_per_step : (step + 1) * self.samples_per_step]
+
+    def target_count(self, step: int) -> int:
+        """Return the number of supervised tokens of a step's global batch."""
+        return int(self.targets[self.samples(step)].sum())
+
+    def packs(self, step: int, ranks: int) -> list[list[int]]:
+        """Return the packs of a step, a multiple of `ranks` of them and about equally full; some may be empty."""
+        samples = self.samples(step).tolist()
+        if not self.packing:
+            rows = [[sample] for sample in sorted(samples, key=lambda i: (-self.tokens[i], i))]
+            return rows + [[] for _ in range(-len(rows) % ranks)]
+        fewest = max(
+            math.ceil(self.tokens[samples].sum() / self.pack_tokens),
+            math.ceil(self.images[samples].sum() / self.pack_images),
+            1,
+        )
+        count = math.ceil(fewest / ranks) * ranks
+        while (packed := self._spread(samples, count)) is None:
+            count += ranks
+        return packed
+
+    def share(self, step: int, rank: int, ranks: int, rows_at_once: int) -> list[list[list[int]]]:
+        """Return the micro-batches of one rank in a step: lists of packs, as many on every rank."""
+        packs = self.packs(step, ranks)[rank::ranks]
+        return [packs[i : i + rows_at_once] for i in range(0, len(packs), rows_at_once)]
+
+    def _spread(self, samples: list[int], count: int) -> list[list[int]] | None:
+        """Put the longest samples first into the emptiest of `count` packs; None if one does not fit."""
+        emptiest = [(0, pack) for pack in range(count)]
+        pictures = [0] * count
+        packs: list[list[int]] = [[] for _ in range(count)]
+        for sample in sorted(samples, key=lambda i: (-self.tokens[i], i)):
+            full = []
+            while emptiest:
+                load, pack = heapq.heappop(emptiest)
+                if load + self.tokens[sample] > self.pack_tokens:
+                    return None  # it does not fit the emptiest pack with room for its pictures
+                if pictures[pack] + self.images[sample] <= self.pack_images:
+                    break
+                full.append((load, pack))
+            else:
+                return None
+            packs[pack].append(sample)
+            pictures[pack] += int(self.images[sample])
+            heapq.heappush(emptiest, (load + int(self.tokens[sample]), pack))
+            for entry in full:
+                heapq.heappush(emptiest, entry)
+        return packs
+
+
+def make_plan(
+    rows: NDArray,
+    seed: int,
+    *,
+    epochs: float,
+    steps: int | None,
+    samples_per_step: int,
+    pack_tokens: int,
+    pack_images: int,
+    packing: bool,
+) -> Plan:
+    """Plan a training over an index (vlm/data/index.py's rows), for `epochs` or, if given, for `steps`.
+
+    Raises Unusable if a sample does not fit into a pack.
+    """
+    longest, most = int(rows["tokens"].max()), int(rows["images"].max())
+    if longest > pack_tokens or most > pack_images:
+        raise Unusable(
+            f"a pack of pack_tokens={pack_tokens} and pack_images={pack_images} cannot hold the largest sample "
+            f"({longest} tokens, {most} pictures): raise them, or lower data.max_tokens"
+        )
+    wanted = round(epochs * len(rows)) if steps is None else steps * samples_per_step
+    if wanted < 1:
+        raise Unusable(f"epochs={epochs} of {len(rows)} samples leave nothing to train on")
+    order = np.concatenate([epoch_order(seed, e, len(rows)) for e in range(math.ceil(wanted / len(rows)))])
+    return Plan(
+        order[:wanted],
+        samples_per_step,
+        *(rows[name].astype(np.int64) for name in ("tokens", "images", "targets")),
+        pack_tokens,
+        pack_images,
+        packing,
+    )
+
+
+def epoch_order(seed: int, epoch: int, samples: int) -> NDArray[np.int64]:
+    """Return the order of an epoch, shape (samples,): argsort of splitmix64 over (seed, epoch, i).
+
+    The hash is written out here because library generators may change between versions.
+    Source: Steele, Lea, Flood, Fast Splittable Pseudorandom Number Generators, 2014.
+    """
+    with np.errstate(over="ignore"):
+        start = _splitmix64(_splitmix64(np.array([seed], np.uint64)) + np.uint64(epoch))
+        keys = _splitmix64(start + np.arange(samples, dtype=np.uint64) * GOLDEN)
+    return np.argsort(keys, kind="stable")
+
+
+def _splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    mixed = values + GOLDEN
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * MIX_1
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * MIX_2
+    return mixed ^ (mixed >> np.uint64(31))

@@ -1,0 +1,184 @@
+"""An artifact is a folder that is whole or absent.
+
+    runs/<run>/<stage>.partial/   while a stage works, and after it was interrupted
+    runs/<run>/<stage>/           when it is whole; artifact.json was written last
+
+Its key is a hash of the settings its stage reads and of the keys of its inputs, so equal keys mean
+equal settings all the way up. Nothing is ever overwritten.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm.errors import Unusable
+from vlm.pipeline.provenance import now, provenance
+
+RECORD = "artifact.json"
+CLAIM = "claim.json"
+FIGURES = "figures.json"  # headline figures that a stage leaves for the record
+SCAFFOLD = (CLAIM, FIGURES)  # needed until the record is written, removed afterwards
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A whole artifact, as its record tells it."""
+
+    path: Path
+    key: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes an artifact what it is: settings by dotted name, and the keys of its inputs by stage."""
+
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """12 hex digits of the sha256 over settings and input keys."""
+        canonical = json.dumps({"settings": self.settings, "inputs": self.inputs}, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def difference(self, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+        """Say in a few words how another artifact's settings and inputs differ from these."""
+        names = sorted({*self.settings, *settings})
+        changed = [
+            f"{name}={_show(settings.get(name))}, not {_show(self.settings.get(name))}"
+            for name in names
+            if settings.get(name) != self.settings.get(name)
+        ]
+        changed += [f"another {stage}" for stage in self.inputs if inputs.get(stage) != self.inputs[stage]]
+        return "; ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
+
+
+def load(path: Path) -> Artifact:
+    """Read the record of a whole artifact.
+
+    Raises Unusable if there is none.
+    """
+    if not (path / RECORD).is_file():
+        raise Unusable(f"{path} is not there")
+    record = json.loads((path / RECORD).read_text())
+    return Artifact(path, record["key"], record["settings"], record["inputs"])
+
+
+def require(path: Path, identity: Identity) -> None:
+    """Check that the whole artifact at `path` was made with these settings from these inputs.
+
+    Raises Unusable, naming what differs.
+    """
+    found = load(path)
+    if found.key != identity.key:
+        differs = identity.difference(found.settings, found.inputs)
+        raise Unusable(f"{path} was made with {differs}: choose another run=, or delete it")
+
+
+@contextmanager
+def publish(path: Path, identity: Identity, config: str, *, first: bool) -> Iterator[Path]:
+    """Yield the folder to work in; give it its real name if the body succeeds.
+
+    Re-entering with the same key goes on in the folder that an interrupted run left; with another key it
+    raises Unusable. Every rank may enter, if the body holds a rendezvous and ends with a barrier; only the
+    first one claims and publishes. The lock is the kernel's, so it never outlives its process.
+    """
+    partial = path.with_name(path.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    if not first:
+        yield partial
+        return
+    with _locked(path.parent / f".{path.name}.lock"):
+        if path.exists():  # another process finished it while this one waited to begin
+            raise Unusable(f"{path} was just written by another process: run it again")
+        started = _claim(partial, identity)
+        (partial / "config.yaml").write_text(config)
+        yield partial
+        _write_record(partial, identity, started)
+        partial.rename(path)
+        sync_folder(path.parent)
+        for name in SCAFFOLD:
+            (path / name).unlink(missing_ok=True)
+
+
+def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
+    """Leave headline figures that artifact.json will carry."""
+    (folder / FIGURES).write_text(json.dumps(figures))
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Unusable(f"another process is working on {path.name.strip('.').removesuffix('.lock')}") from None
+        yield
+        path.unlink(missing_ok=True)
+
+
+def _claim(partial: Path, identity: Identity) -> str:
+    """Mark an empty partial folder as this identity's, or check the mark; return when the work began."""
+    claim = partial / CLAIM
+    if claim.is_file():
+        found = json.loads(claim.read_text())
+        if Identity(found["settings"], found["inputs"]).key != identity.key:
+            differs = identity.difference(found["settings"], found["inputs"])
+            raise Unusable(f"{partial} was begun with {differs}: choose another run=, or delete it")
+        return found["started"]
+    started = now()
+    waiting = partial / (CLAIM + ".tmp")
+    waiting.write_text(json.dumps({"settings": identity.settings, "inputs": identity.inputs, "started": started}))
+    waiting.rename(claim)
+    return started
+
+
+def _write_record(partial: Path, identity: Identity, started: str) -> None:
+    figures = partial / FIGURES
+    headline = json.loads(figures.read_text()) if figures.is_file() else {}
+    record = {
+        "key": identity.key,
+        "stage": partial.name.removesuffix(".partial"),
+        "inputs": identity.inputs,
+        "figures": headline,
+        **provenance(started),
+        "settings": identity.settings,
+        "sha256": {str(file.relative_to(partial)): _sha256(file) for file in sorted(_files(partial))},
+    }
+    with (partial / RECORD).open("w") as handle:
+        json.dump(record, handle, indent=2)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if file.is_file() and file.name not in (*SCAFFOLD, RECORD))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _show(value: object) -> str:
+    return "null" if value is None else str(value)

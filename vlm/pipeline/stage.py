@@ -1,0 +1,154 @@
+"""The life of a stage: settings and inputs checked, then one of five outcomes.
+
+    absent                     work, then publish
+    whole, same key            "up to date"
+    whole, other key           refused, naming what differs
+    partial, same key          go on in it
+    partial, other key         refused, naming what differs
+
+Torch enters only inside `work`, so a misspelt setting or a missing input is answered at once.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from vlm.config import UNKEYED_NODES, RootConfig
+from vlm.errors import Unusable
+from vlm.pipeline import artifact
+from vlm.pipeline.artifact import Identity
+
+Work = Callable[[RootConfig, Mapping[str, Path], Path], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One numbered script: the stages it reads, the settings it reads, and its work.
+
+    `work(cfg, inputs, out)` gets the typed settings, the folder of each input by stage, and the folder to
+    write in, which holds what an interrupted run left. `distributed` work runs on every rank; any other
+    runs in one process.
+    """
+
+    script: str
+    reads: tuple[str, ...]
+    settings: tuple[str, ...]
+    work: Work
+    distributed: bool = False
+
+    @property
+    def name(self) -> str:
+        """The script's stem, which its artifact and its jobs carry too."""
+        return Path(self.script).stem
+
+    def run(self, composed: DictConfig) -> None:
+        """Bring this stage's artifact about, or say why not in one line and leave with status 1."""
+        first = int(os.environ.get("RANK", "0")) == 0
+        if not (self.distributed or first):
+            return
+        try:
+            self._run(composed, first)
+        except Unusable as problem:
+            sys.exit(f"{self.name}: {problem}" if first else 1)
+
+    def _run(self, composed: DictConfig, first: bool) -> None:
+        cfg = typed(composed)
+        root = Path(cfg.runs) / cfg.run
+        out = root / self.name
+        inputs = {stage: self._input(root / stage, cfg.run) for stage in self.reads}
+        identity = Identity(settings_of(composed, self.settings), {stage: found.key for stage, found in inputs.items()})
+
+        if out.exists():
+            artifact.require(out, identity)
+            say(first, f"{self.name}: {out} is up to date")
+            return
+        with artifact.publish(out, identity, OmegaConf.to_yaml(composed), first=first) as folder:
+            say(first, f"{self.name}: working in {folder}")
+            self.work(cfg, {stage: found.path for stage, found in inputs.items()}, folder)
+        say(first, f"{self.name}: wrote {out}")
+
+    def _input(self, path: Path, run: str) -> artifact.Artifact:
+        try:
+            return artifact.load(path)
+        except Unusable as missing:
+            raise Unusable(f"{missing}: run  python stages/{path.name}.py run={run}  first") from None
+
+
+def start(main: Callable[[], None]) -> None:
+    """Run a script's Hydra main function; say a composition error in one line and leave with status 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and leaving by itself
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as problem:
+        print(f"{Path(sys.argv[0]).stem}: {_plainly(problem)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def typed(composed: DictConfig) -> RootConfig:
+    """Turn the composed settings into dataclasses; cross-field checks run here.
+
+    Raises Unusable if a setting without a default was not given.
+    """
+    try:
+        return OmegaConf.to_object(composed)
+    except MissingMandatoryValue as problem:
+        raise Unusable(f"{problem.full_key} has no value: give it, or choose an experiment= that does") from None
+
+
+def settings_of(composed: DictConfig, nodes: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings under `nodes` by dotted name, without those that do not change the result."""
+    plain = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    found: dict[str, Any] = {}
+    for node in nodes:
+        value = plain
+        for part in node.split("."):
+            value = value[part]
+        _flatten(node, value, found)
+    return found
+
+
+def say(first: bool, line: str) -> None:
+    """Print on the first rank."""
+    if first:
+        print(line, flush=True)
+
+
+def _flatten(name: str, value: object, found: dict[str, Any]) -> None:
+    if name.rsplit(".", 1)[-1] in UNKEYED_NODES:
+        return
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _flatten(f"{name}.{key}", inner, found)
+    else:
+        found[name] = value
+
+
+def _plainly(problem: Exception) -> str:
+    """Return the sentence that matters of a Hydra or OmegaConf error, with the nearest name where one is wrong."""
+    text = str(problem)
+    if wrong := re.search(r"Could not override '([^']+)'.*|Key '([^']+)' is? ?not in '(\w+)'", text):
+        name = wrong[1] or wrong[2]
+        near = difflib.get_close_matches(name, _names(), n=1)
+        return f"there is no setting {name}" + (f": did you mean {near[0]}?" if near else "; --help lists them")
+    if wrong := re.search(
+        r"Could not find '([^']+)'\s+Available options in '[^']+':([^:]*?)(Config search|$)", text, re.S
+    ):
+        return f"there is no conf/{wrong[1]}.yaml: choose one of {', '.join(wrong[2].split())}"
+    reason = str(problem.__cause__).splitlines()[0] if problem.__cause__ else ""
+    first = " ".join(line.strip() for line in text.splitlines()[:3] if line.strip())
+    return first if reason in first else f"{first}: {reason}"
+
+
+def _names() -> list[str]:
+    found: dict[str, Any] = {}
+    _flatten("", OmegaConf.to_container(OmegaConf.structured(RootConfig), enum_to_str=True), found)
+    return [name.lstrip(".") for name in found]

@@ -1,0 +1,41 @@
+"""Ranks: the processes that train together. One process is a world of one."""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+
+def rank() -> int:
+    """Return this process's number among all."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """Return the number of processes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def first() -> bool:
+    """Say whether this is the one rank that prints and writes."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """Return the device of this rank."""
+    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if dist.is_initialized() and world() > 1:
+        dist.barrier()
+
+
+def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a tensor over all ranks."""
+    if dist.is_initialized() and world() > 1:
+        dist.all_reduce(value)
+    return value
