@@ -17,6 +17,7 @@ import hydra
 from omegaconf import DictConfig
 
 from vlm.config import RootConfig
+from vlm.pipeline.artifact import write_figures
 from vlm.pipeline.stage import Stage, start
 
 
@@ -24,7 +25,12 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     """Train the projector on captions."""
     from vlm.train.run import train
 
-    train(cfg.pretrain, cfg.seed, base=inputs["01_assemble"] / "model", split=inputs["02_shard"] / "pretrain", out=out)
+    write_figures(
+        out,
+        train(
+            cfg.pretrain, cfg.seed, base=inputs["01_assemble"] / "model", split=inputs["02_shard"] / "pretrain", out=out
+        ),
+    )
 
 
 stage = Stage(__file__, ("01_assemble", "02_shard"), ("seed", "pretrain"), work, distributed=True)

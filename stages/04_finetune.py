@@ -17,6 +17,7 @@ import hydra
 from omegaconf import DictConfig
 
 from vlm.config import RootConfig
+from vlm.pipeline.artifact import write_figures
 from vlm.pipeline.stage import Stage, start
 
 
@@ -24,7 +25,12 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     """Train what the strategy names on conversations."""
     from vlm.train.run import train
 
-    train(cfg.finetune, cfg.seed, base=inputs["03_pretrain"] / "model", split=inputs["02_shard"] / "finetune", out=out)
+    write_figures(
+        out,
+        train(
+            cfg.finetune, cfg.seed, base=inputs["03_pretrain"] / "model", split=inputs["02_shard"] / "finetune", out=out
+        ),
+    )
 
 
 stage = Stage(__file__, ("03_pretrain", "02_shard"), ("seed", "finetune"), work, distributed=True)

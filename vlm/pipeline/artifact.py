@@ -110,8 +110,9 @@ def publish(path: Path, identity: Identity, config: str, *, first: bool) -> Iter
 
 
 def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
-    """Leave headline figures that artifact.json will carry."""
-    (folder / FIGURES).write_text(json.dumps(figures))
+    """Leave headline figures that artifact.json will carry; the first rank's count."""
+    if os.environ.get("RANK", "0") == "0":
+        (folder / FIGURES).write_text(json.dumps(figures))
 
 
 def sync_folder(path: Path) -> None:

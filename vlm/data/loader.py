@@ -1,0 +1,121 @@
+"""Steps of a plan become batches. Reading is by sample number, so a run begins at any step at once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vlm.data.chat import Chat
+from vlm.data.index import Split
+from vlm.data.pixels import Preprocessing, decode, prepare
+from vlm.data.plan import Plan
+from vlm.errors import Unusable
+
+IGNORED = -100  # the label of a token that the loss does not count
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one rank computes at once: B rows of L tokens with N pictures of S pixels.
+
+    A row is a pack: samples one after the other, positions beginning at 0 in each, then padding.
+    """
+
+    input_ids: Tensor  # (B, L) int64; a picture is P times the picture token
+    labels: Tensor  # (B, L) int64; the token itself where it is a target, else IGNORED
+    position_ids: Tensor  # (B, L) int64
+    pixel_values: Tensor  # (N, 3, S, S) uint8, in reading order
+    samples: tuple[int, ...]  # sample numbers
+    tokens: int  # without padding
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch with its tensors on a device."""
+        names = ("input_ids", "labels", "position_ids", "pixel_values")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+
+class Steps(Dataset):
+    """Item t holds the micro-batches of one rank in step t."""
+
+    def __init__(
+        self, split: Split, plan: Plan, chat: Chat, how: Preprocessing, *, rank: int, ranks: int, rows_at_once: int
+    ) -> None:
+        """Serve the share of one rank of `ranks`."""
+        self.split = split
+        self.plan = plan
+        self.chat = chat
+        self.how = how
+        self.rank = rank
+        self.ranks = ranks
+        self.rows_at_once = rows_at_once
+
+    def __len__(self) -> int:
+        return self.plan.steps
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        return [self._batch(packs) for packs in self.plan.share(step, self.rank, self.ranks, self.rows_at_once)]
+
+    def _batch(self, packs: list[list[int]]) -> Batch:
+        rows = [[self._sample(number) for number in pack] for pack in packs]
+        length = max(1, *(sum(len(ids) for ids, _, _ in row) for row in rows))
+        pad = self.chat.tokenizer.pad_token_id
+        input_ids = torch.full((len(rows), length), pad, dtype=torch.int64)
+        labels = torch.full((len(rows), length), IGNORED, dtype=torch.int64)
+        position_ids = torch.zeros((len(rows), length), dtype=torch.int64)
+        tokens = 0
+        for i, row in enumerate(rows):
+            at = 0
+            for ids, is_target, _ in row:
+                end = at + len(ids)
+                input_ids[i, at:end] = torch.from_numpy(ids)
+                labels[i, at:end] = torch.from_numpy(np.where(is_target, ids, IGNORED))
+                position_ids[i, at:end] = torch.arange(len(ids))
+                at = end
+            position_ids[i, at:] = torch.arange(length - at)  # padding is a sample of its own
+            tokens += at
+        pictures = [picture for row in rows for _, _, pictures in row for picture in pictures]
+        pixels = torch.stack(pictures) if pictures else torch.zeros(0, 3, self.how.size, self.how.size).byte()
+        return Batch(input_ids, labels, position_ids, pixels, tuple(n for pack in packs for n in pack), tokens)
+
+    def _sample(self, number: int) -> tuple[np.ndarray, np.ndarray, list[Tensor]]:
+        stored = self.split.read(number)
+        manifest = self.split.manifest
+        encoded = self.chat.encode(stored.sample.turns, len(stored.pictures), self.split.form, manifest["max_tokens"])
+        if len(encoded.ids) != self.split.rows[number]["tokens"]:
+            raise Unusable(
+                f"sample {stored.sample.id} is {len(encoded.ids)} tokens, {self.split.rows[number]['tokens']} when it "
+                "was sharded: the shards belong to another tokenizer"
+            )
+        return encoded.ids, encoded.is_target, [prepare(decode(data), self.how) for data in stored.pictures]
+
+
+def load_steps(steps: Steps, first_step: int, workers: int) -> Iterator[list[Batch]]:
+    """Yield the micro-batches of step `first_step` and of every later one, read ahead by worker processes."""
+    return iter(
+        DataLoader(
+            steps,
+            batch_size=None,
+            sampler=range(first_step, len(steps)),
+            num_workers=workers,
+            prefetch_factor=2 if workers else None,
+            collate_fn=list,
+            pin_memory=torch.cuda.is_available(),
+        )
+    )
+
+
+def check_split(folder: Path, image_tokens: int) -> Split:
+    """Open a split that is to be trained on.
+
+    Raises Unusable if it was sharded for a tower with another number of tokens for a picture.
+    """
+    split = Split(folder)
+    if split.manifest["image_tokens"] != image_tokens:
+        raise Unusable(
+            f"{folder} was sharded for {split.manifest['image_tokens']} tokens a picture, the model has {image_tokens}"
+        )
+    return split

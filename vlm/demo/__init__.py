@@ -1,0 +1,1 @@
+"""The embedded demo: small scenes and small backbones made from nothing, in place of downloads."""

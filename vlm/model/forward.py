@@ -1,0 +1,111 @@
+"""The forward pass of training: packed samples in, summed nats out, on the stock LLaVA modules.
+
+Differences from `LlavaForConditionalGeneration.forward`, all exact: tower layers after the feature layer are not
+run; a frozen tower builds no graph; samples of a pack do not see each other; hidden states are selected before
+`lm_head`, so logits exist only where there is a target.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import LlavaForConditionalGeneration
+
+IGNORED = -100  # the label of a token that the loss does not count
+CHUNK = 4096  # targets whose logits exist at once
+
+
+class PackedLoss(nn.Module):
+    """A LLaVA model as a function from a packed batch to the sum of its targets' losses."""
+
+    def __init__(self, llava: LlavaForConditionalGeneration) -> None:
+        """Wrap a model; adapters may already be inside it."""
+        super().__init__()
+        self.llava = llava
+        self.trains_tower = any(weight.requires_grad for weight in llava.model.vision_tower.parameters())
+
+    def forward(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        """Return the cross-entropy summed over the targets, nats, shape ().
+
+        input_ids     (B, L)        pictures as P times the picture token
+        labels        (B, L)        the token itself where it is a target, else -100; a sample's first is never one
+        position_ids  (B, L)        beginning at 0 in every sample of a row
+        pixel_values  (N, 3, S, S)  normalised, in reading order
+        """
+        hidden = self.hidden_states(input_ids, position_ids, pixel_values)  # (B, L, D)
+        is_read = labels[:, 1:] != IGNORED  # where the hidden state predicts a target
+        return _nats(self.llava.lm_head, hidden[:, :-1][is_read], labels[:, 1:][is_read])
+
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        """Return the language model's last hidden states, (B, L, D)."""
+        model = self.llava.model
+        words = model.get_input_embeddings()(input_ids)
+        patches = self.patches(pixel_values)
+        if patches is None:
+            words = words + self._untouched(words)
+        else:
+            words = splice(words, patches, input_ids == self.llava.config.image_token_id)
+        # No mask and no cache: transformers then isolates samples by where position_ids begin anew.
+        return model.language_model(
+            inputs_embeds=words, position_ids=position_ids, attention_mask=None, use_cache=False
+        ).last_hidden_state
+
+    def patches(self, pixel_values: Tensor) -> Tensor | None:
+        """Return the projected patches of N pictures, (N, P, D); None without pictures."""
+        if not len(pixel_values):
+            return None
+        with torch.set_grad_enabled(self.trains_tower and torch.is_grad_enabled()):
+            features = tower_features(self.llava, pixel_values)
+        return self.llava.model.multi_modal_projector(features)
+
+    def _untouched(self, words: Tensor) -> Tensor:
+        """Return zero through projector (and tower, if it trains), so that no rank waits for their gradients."""
+        vision = self.llava.config.vision_config
+        if self.trains_tower:
+            blank = words.new_zeros(1, 3, vision.image_size, vision.image_size)
+            features = tower_features(self.llava, blank)
+        else:
+            features = words.new_zeros(1, 1, vision.hidden_size)
+        return self.llava.model.multi_modal_projector(features).sum() * 0
+
+
+def splice(words: Tensor, patches: Tensor, is_patch: Tensor) -> Tensor:
+    """Put each picture's patches where its placeholders stand.
+
+    words     (B, L, D)  embeddings, with one placeholder token for each patch
+    patches   (N, P, D)  projected patches of the N pictures, in reading order
+    is_patch  (B, L)     bool; exactly N·P are true, else ValueError
+    returns   (B, L, D)
+    """
+    pictures, each, _ = patches.shape
+    placeholders = int(is_patch.sum())
+    if placeholders != pictures * each:
+        raise ValueError(f"{placeholders} placeholders for {pictures} pictures of {each} patches")
+    return words.masked_scatter(is_patch.unsqueeze(-1), patches.flatten(0, 1).to(words.dtype))
+
+
+def layers_used(llava: LlavaForConditionalGeneration) -> int:
+    """Return how many of the tower's layers lie before its feature layer."""
+    feature = llava.config.vision_feature_layer
+    layers = llava.config.vision_config.num_hidden_layers
+    return feature if feature >= 0 else layers + 1 + feature
+
+
+def tower_features(llava: LlavaForConditionalGeneration, pixel_values: Tensor) -> Tensor:
+    """Return the tower's feature layer for N pictures, (N, P, E), running no layer beyond it."""
+    tower = llava.model.vision_tower
+    hidden = tower.embeddings(pixel_values)
+    if hasattr(tower, "pre_layrnorm"):  # CLIP's spelling; SigLIP has none
+        hidden = tower.pre_layrnorm(hidden)
+    for layer in tower.encoder.layers[: layers_used(llava)]:
+        hidden = layer(hidden, attention_mask=None)
+    return hidden[:, 1:] if llava.config.vision_feature_select_strategy == "default" else hidden
+
+
+def _nats(lm_head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed cross-entropy of T hidden states (T, D) against T targets, in float32, chunk by chunk."""
+    total = hidden.new_zeros((), dtype=torch.float32)
+    if not len(targets):
+        return total + hidden.sum() * 0
+    for part, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+        total = total + cross_entropy(lm_head(part).float(), wanted, reduction="sum")
+    return total

@@ -1,0 +1,112 @@
+"""One training from its settings to a model folder: stages 03 and 04."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, LlavaForConditionalGeneration
+
+from vlm import ranks
+from vlm.config import Dtype, Strategy, TrainConfig
+from vlm.data.chat import Chat
+from vlm.data.loader import Steps, check_split, load_steps
+from vlm.data.pixels import Preprocessing
+from vlm.data.plan import make_plan
+from vlm.model.export import link_folder, save_weights, stored_dtype
+from vlm.model.forward import PackedLoss
+from vlm.train import strategy
+from vlm.train.checkpoint import Checkpoints
+from vlm.train.engine import join_ranks, start_engine
+from vlm.train.loop import fit
+from vlm.train.report import Report
+
+CHANGED_PARTS = {  # weight files that a strategy changes
+    Strategy.projector: ("multi_modal_projector",),
+    Strategy.freeze_vision: ("multi_modal_projector", "language_model"),
+    Strategy.lora: ("multi_modal_projector", "language_model"),
+    Strategy.full: ("vision_tower", "multi_modal_projector", "language_model"),
+}
+
+
+def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) -> dict[str, Any]:
+    """Train the model folder `base` on a split as the settings say; leave model/ in `out`.
+
+    Goes on from the newest checkpoint in `out`. Returns the headline figures. Raises Unusable, before the model is
+    loaded, if shards and model do not belong together.
+    """
+    image_tokens = AutoConfig.from_pretrained(base, local_files_only=True).image_seq_length
+    shards = check_split(split, image_tokens)
+    plan = make_plan(
+        shards.rows,
+        seed,
+        epochs=cfg.epochs,
+        steps=cfg.steps,
+        samples_per_step=cfg.samples_per_step,
+        pack_tokens=cfg.pack_tokens,
+        pack_images=cfg.pack_images,
+        packing=cfg.packing,
+    )
+    join_ranks()
+    bfloat16 = cfg.dtype is Dtype.bfloat16 or (cfg.dtype is None and ranks.device().type == "cuda")
+    llava = LlavaForConditionalGeneration.from_pretrained(
+        base, local_files_only=True, dtype=torch.bfloat16 if bfloat16 else torch.float32
+    )
+    model, trainees = strategy.choose(llava, cfg.strategy, cfg.lora, lambda: torch.manual_seed(seed))
+    if ranks.first():
+        print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
+        print(strategy.table(model, trainees), flush=True)
+    engine = start_engine(
+        PackedLoss(llava).to(ranks.device()),
+        strategy.param_groups(trainees, cfg.lr, cfg.weight_decay),
+        betas=(cfg.betas[0], cfg.betas[1]),
+        max_grad_norm=cfg.max_grad_norm,
+        bfloat16=bfloat16,
+        extra=cfg.deepspeed,
+    )
+    checkpoints = Checkpoints(out / "checkpoints", trainees, plan.fingerprint, cfg.runtime.keep)
+    progress = checkpoints.resume(engine)
+    how = Preprocessing.load(base)
+    steps = Steps(
+        shards,
+        plan,
+        _chat(base, image_tokens),
+        how,
+        rank=ranks.rank(),
+        ranks=ranks.world(),
+        rows_at_once=cfg.runtime.rows_at_once,
+    )
+    report = Report(out, out.name.removesuffix(".partial"), plan.steps, cfg.runtime.log_every, progress)
+    fit(
+        engine,
+        load_steps(steps, progress.step, cfg.runtime.workers),
+        plan,
+        progress,
+        checkpoints,
+        report,
+        how=how,
+        seed=seed,
+        schedule=cfg.schedule,
+        warmup_ratio=cfg.warmup_ratio,
+        save_every=cfg.runtime.save_every,
+    )
+    report.close()
+    if ranks.first():
+        _export(model, cfg.strategy, base, out)
+    ranks.barrier()
+    return {**asdict(progress), "trainable_parameters": sum(t.weight.numel() for t in trainees), "ranks": ranks.world()}
+
+
+def _chat(base: Path, image_tokens: int) -> Chat:
+    image_token = json.loads((base / "processor_config.json").read_text())["image_token"]
+    return Chat.load(str(base), image_token, image_tokens)
+
+
+def _export(model: torch.nn.Module, chosen: Strategy, base: Path, out: Path) -> None:
+    """Write model/ (and adapter/): what did not change is linked to the base's files."""
+    if chosen is Strategy.lora:
+        model.save_pretrained(out / "adapter")
+        model = model.merge_and_unload()
+    link_folder(base, out / "model")
+    save_weights(model, out / "model", stored_dtype(base), CHANGED_PARTS[chosen])
