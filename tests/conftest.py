@@ -169,7 +169,7 @@ def _draw(path: Path, random: np.random.Generator) -> None:
 
 
 def _record(split: str, number: int) -> dict[str, object]:
-    """Return a record; its number decides the kind: 0, 1 one question, 2 two questions, 3 no picture, 4 two pictures."""
+    """Return a record whose kind goes by number % 5: 0, 1 one question; 2 two questions; 3 no picture; 4 two pictures."""
     kind = number % 5
     first = number // 2 % 12
     colour = list(COLOURS)[number % len(COLOURS)]

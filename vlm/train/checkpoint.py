@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from vlm import ranks
 from vlm.errors import Unusable
-from vlm.train.engine import Engine, begin_restore, gather, restore
+from vlm.train.engine import Engine, begin_restore, gather, link_states, restore
 from vlm.train.strategy import Trainee
 
 WEIGHTS, OPTIMIZER, PROGRESS, COMPLETE = "weights.safetensors", "optimizer.safetensors", "progress.json", "COMPLETE"
@@ -52,6 +52,7 @@ class Checkpoints:
 
     def save(self, engine: Engine, progress: Progress) -> None:
         """Write a checkpoint; every rank must call."""
+        link_states(engine)
         weights, moments = {}, {}
         for trainee in self.trainees:
             full = gather(engine, trainee)

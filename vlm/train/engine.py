@@ -79,6 +79,16 @@ def shards_states(engine: Engine) -> bool:
     return engine.optimizer is not engine.basic_optimizer
 
 
+def link_states(engine: Engine) -> None:
+    """Let every parameter find its optimizer state; call before `gather`.
+
+    DeepSpeed does so after the first group's first update, when the other groups have no states yet.
+    """
+    if shards_states(engine):
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
 def gather(engine: Engine, trainee: Trainee) -> dict[str, Tensor]:
     """Return a parameter's master weight and AdamW moments in full, float32, on the CPU; every rank must call."""
     if shards_states(engine):
@@ -102,8 +112,7 @@ def begin_restore(engine: Engine, steps: int) -> None:
                 "exp_avg": torch.zeros_like(weight),
                 "exp_avg_sq": torch.zeros_like(weight),
             }
-    if shards_states(engine):
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    link_states(engine)
 
 
 def restore(engine: Engine, trainee: Trainee, full: dict[str, Tensor]) -> None:

@@ -43,33 +43,35 @@ def fit(
 
     Raises Unusable when asked to stop, or when the loss is no number; the last checkpoint stands.
     """
-    stop = StopRequest()
     engine.train()
-    while progress.step < plan.steps:
-        rates = set_learning_rates(engine, progress.step, plan.steps, schedule, warmup_ratio)
-        torch.manual_seed(seed * 1_000_003 + progress.step * 1_009 + ranks.rank())  # dropout depends on the step alone
-        waiting = time.monotonic()
-        micro_batches = next(batches)
-        report.wait(time.monotonic() - waiting)
+    with StopRequest() as stop:
+        while progress.step < plan.steps:
+            rates = set_learning_rates(engine, progress.step, plan.steps, schedule, warmup_ratio)
+            torch.manual_seed(
+                seed * 1_000_003 + progress.step * 1_009 + ranks.rank()
+            )  # dropout depends on the step alone
+            waiting = time.monotonic()
+            micro_batches = next(batches)
+            report.wait(time.monotonic() - waiting)
 
-        targets = plan.target_count(progress.step)
-        loss, grad_norm = take_step(engine, micro_batches, targets, how)
-        if not math.isfinite(loss):
-            raise Unusable(
-                f"the loss is {loss} at step {progress.step + 1}: lower the learning rate; nothing was saved of it"
-            )
+            targets = plan.target_count(progress.step)
+            loss, grad_norm = take_step(engine, micro_batches, targets, how)
+            if not math.isfinite(loss):
+                raise Unusable(
+                    f"the loss is {loss} at step {progress.step + 1}: lower the learning rate; nothing was saved of it"
+                )
 
-        samples = plan.samples(progress.step)
-        progress.step += 1
-        progress.samples += len(samples)
-        progress.tokens += int(plan.tokens[samples].sum())
-        progress.targets += targets
-        report.step(progress, loss, grad_norm, rates)
-        asked = stop.agreed(engine.device)
-        if asked or progress.step % save_every == 0 or progress.step == plan.steps:
-            checkpoints.save(engine, progress)
-        if asked and progress.step < plan.steps:
-            raise Unusable(f"asked to stop: saved at step {progress.step} of {plan.steps}; run it again to go on")
+            samples = plan.samples(progress.step)
+            progress.step += 1
+            progress.samples += len(samples)
+            progress.tokens += int(plan.tokens[samples].sum())
+            progress.targets += targets
+            report.step(progress, loss, grad_norm, rates)
+            asked = stop.agreed(engine.device)
+            if asked or progress.step % save_every == 0 or progress.step == plan.steps:
+                checkpoints.save(engine, progress)
+            if asked and progress.step < plan.steps:
+                raise Unusable(f"asked to stop: saved at step {progress.step} of {plan.steps}; run it again to go on")
     return progress
 
 

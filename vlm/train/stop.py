@@ -1,6 +1,7 @@
 """Being asked to stop: by the user (Ctrl-C), the system (TERM) or a scheduler (USR2)."""
 
 import signal
+from types import TracebackType
 
 import torch
 
@@ -10,13 +11,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class StopRequest:
-    """Remembers a signal until the end of the step, when all ranks agree on it."""
+    """Remembers a signal until the end of the step, when all ranks agree on it; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
-        """Take over the signals; a second Ctrl-C interrupts at once."""
+        """Nobody has asked yet."""
         self._asked = False
-        for number in SIGNALS:
-            signal.signal(number, self._remember)
+
+    def __enter__(self) -> "StopRequest":
+        self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def agreed(self, device: torch.device) -> bool:
         """Say whether any rank was asked to stop; every rank must call."""

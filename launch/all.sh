@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Run every stage in order; overrides are handed to each. A stage whose artifact is whole returns at once, so running
+# this again is how to resume.
+#   launch/all.sh                                 the embedded demo, on a CPU
+#   launch/all.sh run=mine experiment=mine        a recipe of your own
+set -euo pipefail
+# shellcheck source=launch/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+case " $*" in
+    *" experiment="* | *" model="* | *" data="* | *" --"* | *" -h"*) ;; # not the demo, or a question
+    *) python -m vlm.demo ;;                                            # made on first use, like a download
+esac
+
+for stage in stages/[0-9][0-9]_*.py; do
+    python "$stage" "$@"
+done

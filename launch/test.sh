@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Lint and test. Arguments go to pytest: launch/test.sh tests/data -k index; launch/test.sh -m ""  adds the slow ones.
+set -euo pipefail
+# shellcheck source=launch/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+ruff check .
+ruff format --check .
+python -m pytest -m "not slow" "$@"

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from vlm.pipeline.stage import Stage, settings_of
+
+CONF = str(Path(__file__).parents[2] / "conf")
+
+
+@pytest.fixture
+def composed(tmp_path):
+    def compose_with(*overrides: str):
+        with initialize_config_dir(CONF, version_base="1.3"):
+            return compose("config", [f"runs={tmp_path}", "run=r", *overrides])
+
+    return compose_with
+
+
+def stage_that(work, reads=(), settings=("seed",)) -> Stage:
+    return Stage("stages/01_y.py", reads, settings, work)
+
+
+def test_runtime_settings_do_not_count_in_the_key(composed):
+    names = settings_of(composed(), ("finetune",))
+    assert "finetune.lora.rank" in names
+    assert not [name for name in names if "runtime" in name or "deepspeed" in name]
+
+
+def test_a_stage_works_once_and_is_then_up_to_date(composed, tmp_path, capsys):
+    calls = []
+    stage = stage_that(lambda cfg, inputs, out: calls.append(out))
+    stage.run(composed())
+    stage.run(composed())
+    assert len(calls) == 1
+    assert "up to date" in capsys.readouterr().out
+    assert (tmp_path / "r/01_y/artifact.json").is_file()
+
+
+def test_a_changed_setting_is_refused_by_name_in_one_line(composed):
+    stage = stage_that(lambda cfg, inputs, out: None)
+    stage.run(composed())
+    with pytest.raises(SystemExit) as refused:
+        stage.run(composed("seed=7"))
+    assert "seed=0, not 7" in refused.value.code
+    assert "\n" not in refused.value.code
+
+
+def test_a_missing_input_names_the_stage_to_run(composed):
+    stage = stage_that(lambda cfg, inputs, out: None, reads=("00_x",))
+    with pytest.raises(SystemExit) as missing:
+        stage.run(composed())
+    assert "python stages/00_x.py run=r" in missing.value.code
+
+
+def test_an_input_made_anew_makes_the_artifact_stale(composed):
+    first = Stage("stages/00_x.py", (), ("seed",), lambda cfg, inputs, out: None)
+    second = stage_that(lambda cfg, inputs, out: None, reads=("00_x",), settings=("run",))
+    first.run(composed())
+    second.run(composed())
+    root = Path(composed().runs) / "r"
+    (root / "00_x").rename(root / "old")
+    first.run(composed("seed=7"))
+    with pytest.raises(SystemExit) as stale:
+        second.run(composed())
+    assert "another 00_x" in stale.value.code

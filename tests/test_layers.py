@@ -1,0 +1,82 @@
+"""Who may import whom, and that settings are checked before torch is imported."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "vlm").rglob("*.py"))
+MAY_IMPORT = {
+    "errors": set(),
+    "config": {"errors"},
+    "ranks": set(),
+    "pipeline": {"config", "errors"},
+    "data": {"config", "errors", "ranks"},
+    "model": {"config", "errors", "ranks"},
+    "train": {"config", "errors", "ranks", "data", "model"},
+    "eval": {"config", "errors", "ranks", "data", "model"},
+    "demo": {"errors"},
+}
+ONLY_IN = {"submitit": {"pipeline/cluster.py"}, "deepspeed": {"train/engine.py", "train/checkpoint.py"}}
+TORCH_FREE = ["vlm.config", "vlm.pipeline.stage", "vlm.pipeline.artifact", "vlm.model.hub", "vlm.data.plan"]
+
+
+def imports_of(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def layer_of(name: str) -> str:
+    return name.split(".")[1]
+
+
+def place_of(path: Path) -> str:
+    return str(path.relative_to(ROOT / "vlm"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=place_of)
+def test_a_module_imports_only_layers_below_its_own(path):
+    if path == ROOT / "vlm/__init__.py":
+        return
+    layer = path.relative_to(ROOT / "vlm").with_suffix("").parts[0]
+    used = {layer_of(name) for name in imports_of(path) if name.startswith("vlm.")} - {layer}
+    assert used <= MAY_IMPORT[layer]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=place_of)
+def test_engine_and_cluster_libraries_stay_in_their_modules(path):
+    used = {name.split(".")[0] for name in imports_of(path)} & set(ONLY_IN)
+    assert all(place_of(path) in ONLY_IN[name] for name in used)
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_settings_are_checked_before_torch_is_imported(module):
+    loaded = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], cwd=ROOT).returncode == 0
+
+
+def test_the_torch_test_can_fail():
+    loaded = "import sys, vlm.model.forward; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], cwd=ROOT).returncode == 1
+
+
+def test_each_module_has_its_test_at_the_same_place():
+    untested = {place_of(path) for path in MODULES if path.name not in {"__init__.py", "__main__.py"}} - {
+        str(path.relative_to(ROOT / "tests")).replace("test_", "") for path in (ROOT / "tests").rglob("test_*.py")
+    }
+    assert untested <= UNTESTED_BY_NAME
+
+
+UNTESTED_BY_NAME = {
+    "errors.py",
+    "config.py",  # tests/conf
+    "ranks.py",  # tests/train/test_loop.py runs it on two ranks
+}

@@ -1,0 +1,21 @@
+import json
+
+from vlm.train.checkpoint import Progress
+from vlm.train.report import Report
+
+
+def write(folder, resumed: Progress, steps: range) -> None:
+    report = Report(folder, "test", 6, 1, resumed)
+    for step in steps:
+        report.step(Progress(step, step, step, step), loss=1.0 / step, grad_norm=1.0, lr={"projector": 0.1})
+    report.close()
+
+
+def test_a_resumed_run_drops_the_steps_it_does_again_and_a_torn_line(tmp_path):
+    write(tmp_path, Progress(), range(1, 6))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    write(tmp_path, Progress(step=3, samples=3, tokens=3, targets=3), range(4, 7))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[0].keys() >= {"loss", "lr/projector", "tokens_per_second", "grad_norm"}

@@ -1,0 +1,14 @@
+"""Run a training on several gloo ranks: python -m torch.distributed.run … two_ranks.py settings.yaml base split out."""
+
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from vlm.config import TrainConfig
+from vlm.train.run import train
+
+if __name__ == "__main__":
+    settings, base, split, out = sys.argv[1:]
+    cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(settings)))
+    train(cfg, 0, base=Path(base), split=Path(split), out=Path(out))
