@@ -44,7 +44,9 @@ class Chat:
             *tokenizer.all_special_tokens,
             *map(str, tokenizer.added_tokens_decoder.values()),
         }
-        self._special = re.compile("|".join(re.escape(text) for text in sorted(specials, key=len, reverse=True)))
+        any_special = "|".join(re.escape(text) for text in sorted(specials, key=len, reverse=True))
+        self._special = re.compile(any_special)
+        self._end = re.compile(f" ?(?:{any_special})")  # Llama 2 writes a space before its </s>
         if self.end_id is None:
             raise Unusable("the tokenizer has no end-of-sequence token")
 
@@ -61,6 +63,8 @@ class Chat:
         pictures, or not even the first exchange fits.
         """
         check(turns, images)
+        if self.image_token != IMAGE and any(self.image_token in turn.text for turn in turns):
+            raise Reject("image_count", f"a turn holds the tokenizer's own {self.image_token}: write {IMAGE}")
         kept = len(turns)
         while True:
             encoded = self._encode(turns[:kept], form)
@@ -99,16 +103,18 @@ class Chat:
 
     def _write(self, turns: tuple[Turn, ...], *, asking: bool) -> tuple[list[tuple[str, bool]], list[tuple[int, int]]]:
         """Return the pieces of text (each with whether its special tokens count) and the targets' spans in characters."""
-        scaffold = self._scaffold(tuple(turn.role for turn in turns), asking)
+        roles = tuple(turn.role for turn in turns)
+        scaffold = self._scaffold(roles, asking)
         pieces: list[tuple[str, bool]] = [(scaffold[0], True)]
         spans = []
         at = len(scaffold[0])
-        for turn, after in zip(turns, scaffold[1:], strict=True):
+        for number, (turn, after) in enumerate(zip(turns, scaffold[1:], strict=True)):
             text = turn.text.strip()
             if turn.role == "user":
                 text = text.replace(IMAGE, self.image_token)
             if turn.role == "assistant":
-                spans.append((at, at + len(text) + len(self._end_of_turn(after))))
+                start = at - self._left_to_say(roles[:number], scaffold[number])
+                spans.append((start, at + len(text) + len(self._end_of_turn(after))))
             pieces += [(text, False), (after, True)]
             at += len(text) + len(after)
         return pieces, spans
@@ -131,8 +137,13 @@ class Chat:
             )
         return tuple(parts[0::2])
 
+    def _left_to_say(self, roles: tuple[str, ...], before: str) -> int:
+        """Return how many letters before an answer are not in its prompt, like the space after Vicuna's ASSISTANT:."""
+        asked = self._scaffold(roles, True)[-1]
+        return len(before) - len(asked) if before.startswith(asked) else 0
+
     def _end_of_turn(self, after: str) -> str:
-        found = self._special.match(after)
+        found = self._end.match(after)
         if found is None:
             raise Unusable(f"the chat template writes no special token at the end of an answer, but {after[:20]!r}")
         return found[0]

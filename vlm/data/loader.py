@@ -1,5 +1,6 @@
 """Steps of a plan become batches. Reading is by sample number, so a run begins at any step at once."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,8 +57,11 @@ class Steps(Dataset):
     def __len__(self) -> int:
         return self.plan.steps
 
-    def __getitem__(self, step: int) -> list[Batch]:
-        return [self._batch(packs) for packs in self.plan.share(step, self.rank, self.ranks, self.rows_at_once)]
+    def __getitem__(self, step: int) -> list[Batch] | Unusable:
+        try:
+            return [self._batch(packs) for packs in self.plan.share(step, self.rank, self.ranks, self.rows_at_once)]
+        except Unusable as problem:
+            return problem  # raised in a worker process it would lose its one line
 
     def _batch(self, packs: list[list[int]]) -> Batch:
         rows = [[self._sample(number) for number in pack] for pack in packs]
@@ -94,18 +98,34 @@ class Steps(Dataset):
 
 
 def load_steps(steps: Steps, first_step: int, workers: int) -> Iterator[list[Batch]]:
-    """Yield the micro-batches of step `first_step` and of every later one, read ahead by worker processes."""
-    return iter(
-        DataLoader(
-            steps,
-            batch_size=None,
-            sampler=range(first_step, len(steps)),
-            num_workers=workers,
-            prefetch_factor=2 if workers else None,
-            collate_fn=list,
-            pin_memory=torch.cuda.is_available(),
-        )
+    """Yield the micro-batches of step `first_step` and of every later one, read ahead by worker processes.
+
+    Raises Unusable if a sample is damaged or is not what was sharded.
+    """
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(first_step, len(steps)),
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_begin_worker,
     )
+    for micro_batches in loader:
+        if isinstance(micro_batches, Unusable):
+            raise micro_batches
+        yield micro_batches
+
+
+def _as_it_is(item: list[Batch] | Unusable) -> list[Batch] | Unusable:
+    return item
+
+
+def _begin_worker(number: int) -> None:
+    """Leave stop signals, which a terminal or a scheduler sends to the whole group, to the training process."""
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(stop, signal.SIG_IGN)
 
 
 def check_split(folder: Path, image_tokens: int) -> Split:

@@ -65,6 +65,8 @@ def inspect(data: bytes, max_pixels: int) -> Picture:
         warnings.simplefilter("ignore")  # Pillow's own size warning: max_pixels decides
         try:
             picture = Image.open(io.BytesIO(data))
+        except Image.DecompressionBombError as problem:  # Pillow's own limit, 357,913,940 pixels
+            raise Reject("too_large", _first_line(problem)) from None
         except Exception as problem:  # Pillow raises many kinds on hostile bytes
             raise Reject("not_an_image", _first_line(problem)) from None
         width, height = picture.size
@@ -110,7 +112,7 @@ def prepare(colours: Tensor, how: Preprocessing) -> Tensor:
     height, width = colours.shape[1:]
     short = min(height, width)
     resized = _resize(colours, height * how.size // short, width * how.size // short)
-    top, left = (round((edge - how.size) / 2) for edge in resized.shape[1:])  # half to even, as torchvision does
+    top, left = ((edge - how.size) // 2 for edge in resized.shape[1:])
     return resized[:, top : top + how.size, left : left + how.size].contiguous()
 
 

@@ -82,7 +82,7 @@ def is_held_out(row: Row, seed: int, fraction: float) -> bool:
     """Decide by the row's first picture (or its id), so that no picture is on both sides."""
     images = row.sample.images if isinstance(row.sample, Sample) else ()
     name = str(images[0]) if images else f"{row.source}/{row.id}"
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{name}".encode(errors="backslashreplace")).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
@@ -95,7 +95,9 @@ def write_split(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / MANIFEST).is_file():
-        return json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
+        _remove_sidecars(folder, len(manifest["shards"]))
+        return manifest
     sidecars = []
     with (
         tqdm(desc=f"02_shard {folder.name}", unit=" samples", unit_scale=True) as bar,
@@ -189,8 +191,8 @@ def _checked(row: Row, checks: Checks) -> tuple[Sample, list[Picture], tuple[int
     for path in sample.images:
         try:
             data = path.read_bytes()
-        except OSError as problem:
-            raise Reject("missing_image", f"{path}: {problem.strerror}") from None
+        except (OSError, ValueError) as problem:  # a name with a zero byte is a ValueError
+            raise Reject("missing_image", f"{path}: {getattr(problem, 'strerror', problem)}") from None
         try:
             pictures.append(inspect(data, checks.max_pixels))
         except Reject as reason:
@@ -200,22 +202,23 @@ def _checked(row: Row, checks: Checks) -> tuple[Sample, list[Picture], tuple[int
 
 
 def _members(key: str, sample: Sample, pictures: list[Picture]) -> dict[str, Any]:
-    """Return a WebDataset sample: KEY.jpg, KEY.1.jpg, …, then KEY.json."""
+    """Return a WebDataset sample: KEY.jpg, KEY.1.jpg, … and KEY.json."""
     named = {(f"{i}." if i else "") + picture.extension: picture.data for i, picture in enumerate(pictures)}
-    record = json.dumps(record_of(sample), ensure_ascii=False, sort_keys=True).encode()
-    return {"__key__": key, **named, "json": record}
+    record = json.dumps(record_of(sample), ensure_ascii=False, sort_keys=True)
+    return {"__key__": key, **named, "json": record.encode(errors="backslashreplace")}  # half a character: its JSON escape
 
 
 def _commit(
     folder: Path, sidecars: list[dict[str, Any]], sources: list[str], checks: Checks, max_reject_fraction: float
 ) -> dict[str, Any]:
     rejects = [reject for sidecar in sidecars for reject in sidecar["rejects"]]
-    (folder / REJECTS).write_text("".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
+    lines = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects)
+    (folder / REJECTS).write_text(lines, encoding="utf-8", errors="backslashreplace")
     read_rows = sum(sidecar["read"] for sidecar in sidecars)
     reasons = Counter(reject["reason"] for reject in rejects)
     if not read_rows:
         raise Unusable(f"{folder.name}: the corpus has no rows")
-    if len(rejects) > max_reject_fraction * read_rows:
+    if len(rejects) > max_reject_fraction * read_rows or len(rejects) == read_rows:
         counted = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         raise Unusable(
             f"{folder.name}: {len(rejects)} of {read_rows} samples rejected ({counted}), more than "
@@ -247,9 +250,13 @@ def _commit(
         "shards": shards,
     }
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    for i in range(len(sidecars)):
-        (folder / shard_name(i)).with_suffix(".json").unlink()
+    _remove_sidecars(folder, len(shards))
     return manifest
+
+
+def _remove_sidecars(folder: Path, shards: int) -> None:
+    for number in range(shards):
+        (folder / shard_name(number)).with_suffix(".json").unlink(missing_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:

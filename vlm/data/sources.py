@@ -4,6 +4,7 @@ A row is a sample or the reason why it is none, so that a bad one is counted whe
 becomes another sample.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,9 +25,12 @@ class Reject(Exception):
     """Why a sample cannot be used: a short code to count by, and the detail."""
 
     def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
+        super().__init__(code, detail)  # both, or it could not be sent to a worker process
         self.code = code
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,7 @@ def read(name: str, source: SourceConfig) -> Iterator[Row]:
         raise Unusable(f"data source {name}: {path} is not there")
     if source.images is not None and not Path(source.images).is_dir():
         raise Unusable(f"data source {name}: the picture folder {source.images} is not there")
-    for number, record in enumerate(READERS[source.format](path)):
-        if source.limit is not None and number >= source.limit:
-            return
+    for number, record in enumerate(itertools.islice(READERS[source.format](path), source.limit)):
         yield _row(name, number, record, source.images)
 
 
@@ -121,10 +123,12 @@ def _llava_sample(source: str, identity: str, record: Mapping[str, Any], root: s
     turns = tuple(_turn(entry) for entry in conversations)
     names = record.get("image") or []
     names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Reject("format", "'image' is neither a name nor a list of names")
     if names and root is None:
         raise Reject("no_image_folder", "the record names a picture but its source has no images= folder")
     extra = {key: value for key, value in record.items() if key not in {"id", "image", "conversations"}}
-    return Sample(identity, source, turns, tuple(Path(root or "") / str(name) for name in names), extra)
+    return Sample(identity, source, turns, tuple(Path(root or "") / name for name in names), extra)
 
 
 def _turn(entry: object) -> Turn:

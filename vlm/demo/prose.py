@@ -1,47 +1,51 @@
 """What the language model reads: conversations about scenes that are told, never shown.
 
-A document is a list of spans, (text, whether it is learnt). Its context tells a scene in one of many orders
-and wordings, because it later stands where the tokens of a picture will stand.
+A document is a list of spans. Its context tells a scene phrase by phrase, in any order, some phrases more than
+once and some that say nothing, because it later stands where the patches of a picture will stand.
 """
 
 import random
+from dataclasses import dataclass
 
 from vlm.demo.questions import ask_several
-from vlm.demo.scenes import PLACES, Scene, Shape, imagine
+from vlm.demo.scenes import PLACES, Scene, imagine
 
-Document = list[tuple[str, bool]]
 END = "<|endoftext|>"
 START_TURN = "<|im_start|>"
 END_TURN = "<|im_end|>"
 SYSTEM = "You are a helpful assistant."
 CAPTION_SHARE = 0.3  # of documents that retell the context as a caption; the others answer questions
+REPEATS = (1, 1, 2, 3)  # how often a shape is told
+NOTHINGS = 4  # at most so many phrases that say nothing
 
 
-def write_document(rng: random.Random, seed: int, turns: int) -> Document:
+@dataclass(frozen=True)
+class Span:
+    """A piece of a document: `learnt` if the model is to write it, `folded` if it is read as one vector."""
+
+    text: str
+    learnt: bool = False
+    folded: bool = False
+
+
+def write_document(rng: random.Random, seed: int, turns: int) -> list[Span]:
     """A document about a scene of the training side."""
     scene = imagine(rng, seed)
     told = tell(scene, rng)
     if rng.random() < CAPTION_SHARE:
-        return [(told, False), (scene.caption() + END_TURN, True)]
-    spans: Document = [(f"{START_TURN}system\n{SYSTEM}{END_TURN}\n", False)]
+        return [*told, Span(scene.caption() + END_TURN, learnt=True)]
+    spans = [Span(f"{START_TURN}system\n{SYSTEM}{END_TURN}\n"), Span(f"{START_TURN}user\n"), *told, Span("\n")]
     for number, asked in enumerate(ask_several(scene, turns, rng)):
-        request = f"{told}\n{asked.text}" if number == 0 else asked.text
-        spans.append((f"{START_TURN}user\n{request}{END_TURN}\n{START_TURN}assistant\n", False))
-        spans.append((asked.answer + END_TURN, True))
-        spans.append(("\n", False))
+        opening = f"\n{START_TURN}user\n" if number else ""
+        spans.append(Span(f"{opening}{asked.text}{END_TURN}\n{START_TURN}assistant\n"))
+        spans.append(Span(asked.answer + END_TURN, learnt=True))
     return spans
 
 
-def tell(scene: Scene, rng: random.Random) -> str:
-    """The scene in words: its caption, or its shapes in any order, each once or twice in any wording."""
-    if rng.random() < 0.25:
-        return scene.caption()
-    shapes = [shape for shape in scene.shapes for _ in range(rng.choice((1, 1, 2)))]
-    rng.shuffle(shapes)
-    return "".join(f" {_word(shape, rng)}." for shape in shapes)
-
-
-def _word(shape: Shape, rng: random.Random) -> str:
-    words = [shape.colour, shape.kind, PLACES[shape.place]]
-    rng.shuffle(words)
-    return " ".join(words)
+def tell(scene: Scene, rng: random.Random) -> list[Span]:
+    """The scene's shapes in any order, each at least once, among phrases that say nothing."""
+    phrases = [f" {shape.colour} {shape.kind} {PLACES[shape.place]}" for shape in scene.shapes]
+    phrases = [phrase for phrase in phrases for _ in range(rng.choice(REPEATS))]
+    phrases += [" nothing"] * rng.randint(0, NOTHINGS)
+    rng.shuffle(phrases)
+    return [Span(phrase, folded=True) for phrase in phrases]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from vlm.demo.scenes import COLOURS, KINDS, PIXELS, PLACES, Scene, draw, imagine
-from vlm.demo.training import Training, descend
+from vlm.demo.training import THREADS, Training, descend
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own, so that its processor needs no word about it
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -71,6 +71,7 @@ class Contrast(nn.Module):
 def train_tower(folder: Path, seed: int, settings: TowerSettings | None = None) -> None:
     """Train a tower and save it as a CLIPVisionModel with its image processor."""
     settings = settings or TowerSettings()
+    torch.set_num_threads(THREADS)
     torch.manual_seed(seed)
     rng = random.Random(f"{seed} vision tower")
     pixels, held = _draw_pool(rng, seed, settings.pictures)

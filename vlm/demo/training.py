@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-THREADS = 2  # fixed, because the number of threads decides the order of sums and with it the weights' last bits
+import os
+THREADS = int(os.environ.get("DEMO_T", "2"))  # fixed, because the number of threads decides the order of sums and with it the weights' last bits
 GRADIENT_NORM = 1.0
 
 

@@ -63,15 +63,10 @@ class Answerer:
             eos_token_id=list(self.stop_ids),
             pad_token_id=self.pad_id,
         )
-        pixels = None
-        if batch.pixels is not None:
-            pixels = normalise(batch.pixels.to(self.device), self.how, self.dtype)
-        written = self.model.generate(
-            input_ids=batch.ids.to(self.device),
-            attention_mask=batch.is_token.to(self.device),
-            pixel_values=pixels,
-            generation_config=settings,
-        )
+        inputs = {"input_ids": batch.ids.to(self.device), "attention_mask": batch.is_token.to(self.device)}
+        if batch.pixels is not None:  # transformers does not take None for them
+            inputs["pixel_values"] = normalise(batch.pixels.to(self.device), self.how, self.dtype)
+        written = self.model.generate(**inputs, generation_config=settings)
         return [self._up_to_stop(ids) for ids in written[:, batch.ids.shape[1] :].tolist()]
 
     def text(self, ids: list[int]) -> str:

@@ -96,7 +96,7 @@ def _bar(name: str, score: Score) -> str:
 def _top(losses: Sequence[float]) -> float:
     """Return the height of the drawing: a few wild values, as in the first steps, may leave it."""
     ordered = sorted(loss for loss in losses if math.isfinite(loss))
-    return ordered[int(0.99 * (len(ordered) - 1))] if ordered else 1.0
+    return max(ordered[int(0.99 * (len(ordered) - 1))], 1e-3) if ordered else 1.0
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -40,7 +40,7 @@ def choose(answered: Sequence[Answered], count: int, seed: int) -> list[Answered
 
 def tools(categories: Sequence[str]) -> str:
     """Return the filter of the gallery; it stays hidden where scripts do not run."""
-    options = "".join(f"<option>{escape(name)}</option>" for name in categories)
+    options = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in categories)
     return (
         '<div class="tools" hidden><div class="choice">'
         '<button value="" aria-pressed="true">All</button><button value="right" aria-pressed="false">Right</button>'

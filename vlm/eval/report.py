@@ -93,7 +93,7 @@ def _gallery(results: Sequence[Result], count: int, seed: int) -> str:
         categories += [prefix + name for name in result.score.categories]
         chosen = choose(result.answered, share, seed)
         cards += [card(one, prefix + one.question.category, result.split) for one in chosen]
-    lead = f"{len(cards):,} of them. Wrong ones are shown more often than they occur, up to half."
+    lead = f"{len(cards):,} of them, right and wrong ones half and half as far as there are enough of both."
     return (
         f'<h2>Answers</h2>\n<p class="lead">{lead}</p>\n{tools(categories)}\n'
         '<div class="gallery">\n' + "\n".join(cards) + "\n</div>"

@@ -1,0 +1,306 @@
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from vlm.config import DataConfig, Form, SplitConfig
+from vlm.data.index import Split
+from vlm.data.shards import Checks, build, write_split
+from vlm.data.sources import read
+from vlm.errors import Unusable
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def rejects_of(folder: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+
+
+def samples_of(split: Split) -> list:
+    return [split.read(number) for number in range(len(split))]
+
+
+@pytest.fixture
+def many(corpus, record, encoded):
+    """A corpus of 30 samples with one picture each, three of them bad."""
+    pictures = {f"{number}.png": encoded(number) for number in range(30)}
+    pictures |= {"7.png": b"", "19.png": pictures["19.png"][:400]}
+    del pictures["23.png"]
+    return corpus([record(number, f"{number}.png") for number in range(30)], "many", pictures)
+
+
+def test_webdataset_reads_back_every_sample(tiny_shards, tiny_corpus):
+    records = {record["id"]: record for record in json.loads((tiny_corpus / "train.json").read_text())}
+    urls = sorted(str(path) for path in (tiny_shards / "finetune").glob("*.tar"))
+    read_back = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [json.loads(sample["json"])["id"] for sample in read_back] == list(records)
+    for sample in read_back:
+        content = json.loads(sample["json"])
+        record = records[content["id"]]
+        assert [turn["text"] for turn in content["turns"]] == [turn["value"] for turn in record["conversations"]]
+        assert content["extra"] == {"question_id": record["question_id"], "category": record["category"]}
+        names = record.get("image", [])
+        names = [names] if isinstance(names, str) else names
+        pictures = [key for key in sample if key.split(".")[-1] in {"jpg", "png"}]
+        pictures.sort(key=lambda key: int(key.split(".")[0]) if "." in key else 0)
+        assert [sample[key] for key in pictures] == [(tiny_corpus / "images" / name).read_bytes() for name in names]
+
+
+def test_a_shard_is_an_ordinary_tar_of_whole_samples(tiny_shards):
+    for path in sorted((tiny_shards / "finetune").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            members = tar.getmembers()
+        assert {(m.mtime, m.uname, m.gname, m.mode) for m in members} == {(0, "vlm", "vlm", 0o644)}
+        keys = [m.name.split(".")[0] for m in members]
+        assert keys == sorted(keys)
+        assert {key[:6] for key in keys} == {path.stem}
+
+
+def test_the_index_and_webdataset_agree(tiny_shards):
+    split = Split(tiny_shards / "finetune")
+    urls = sorted(str(path) for path in split.folder.glob("*.tar"))
+    read_back = [json.loads(sample["json"]) for sample in webdataset.WebDataset(urls, shardshuffle=False)]
+    assert [stored.sample.id for stored in samples_of(split)] == [content["id"] for content in read_back]
+    assert split.rows["images"].tolist() == [len(stored.pictures) for stored in samples_of(split)]
+
+
+def test_rows_hold_the_sizes_and_tokens_that_training_will_see(tiny_shards, tiny_chat):
+    for name in ("pretrain", "finetune"):
+        split = Split(tiny_shards / name)
+        for row, stored in zip(split.rows, samples_of(split), strict=True):
+            encoded = tiny_chat.encode(stored.sample.turns, len(stored.pictures), split.form, 256)
+            assert (row["tokens"], row["targets"]) == (len(encoded.ids), encoded.is_target.sum())
+            size = Image.open(io.BytesIO(stored.pictures[0])).size if stored.pictures else (0, 0)
+            assert (row["width"], row["height"]) == size
+    assert split.manifest["longest"] == split.rows["tokens"].max()
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(many, data_of, tiny_chat, tmp_path):
+    for workers in (1, 3):
+        build(data_of(workers, mine=many, max_reject_fraction=0.5), tiny_chat, 0, tmp_path / str(workers))
+    one, three = files_of(tmp_path / "1"), files_of(tmp_path / "3")
+    assert one == three
+    assert [name for name in one if name.endswith(".tar")] == [f"finetune/{shard:06d}.tar" for shard in range(8)]
+    assert set(one) - {f"finetune/{shard:06d}.tar" for shard in range(8)} == {
+        "finetune/index.npy",
+        "finetune/shards.json",
+        "finetune/rejects.jsonl",
+    }
+
+
+def test_interrupted_work_goes_on_after_its_last_whole_shard(many, data_of, tiny_chat, tmp_path):
+    data = data_of(mine=many, max_reject_fraction=0.5)
+    build(data, tiny_chat, 0, tmp_path / "whole")
+    checks = Checks(tiny_chat, Form.chat, data.max_tokens, data.max_pixels)
+
+    def rows(failing_at: int | None):
+        for number, row in enumerate(read("mine", many)):
+            if number == failing_at:
+                raise RuntimeError
+            yield row
+
+    folder = tmp_path / "broken/finetune"
+    with pytest.raises(RuntimeError):
+        write_split(folder, rows(18), ["mine"], checks, data)
+    written = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    assert written
+    assert not (folder / "shards.json").exists()
+    last = max(folder.glob("*.tar"))
+    last.with_suffix(".json").unlink()  # as if it was killed between the shard and its sidecar
+    last.write_bytes(b"half")
+    (folder / "000007.tar.tmp").write_bytes(b"half")
+    write_split(folder, rows(None), ["mine"], checks, data)
+    assert files_of(folder) == files_of(tmp_path / "whole/finetune")
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    assert all(kept[name] == at for name, at in written.items() if name != last.name)
+
+
+def test_a_killed_run_is_gone_on_with_to_the_same_bytes(many, data_of, tiny_chat, tiny_tokenizer, tmp_path):
+    data = data_of(2, mine=many, max_reject_fraction=0.5)
+    build(data, tiny_chat, 0, tmp_path / "whole")
+    script = f"""
+import time
+from pathlib import Path
+from vlm.config import DataConfig, ShardRuntime, SourceConfig, SplitConfig
+from vlm.data import shards
+from vlm.data.chat import Chat
+inspect = shards.inspect
+shards.inspect = lambda *given: (time.sleep(0.05), inspect(*given))[1]
+source = SourceConfig(path={many.path!r}, images={many.images!r})
+data = DataConfig(
+    finetune=SplitConfig(sources={{"mine": source}}), samples_per_shard=4, max_tokens=256, max_reject_fraction=0.5,
+    runtime=ShardRuntime(workers=2),
+)
+shards.build(data, Chat.load({str(tiny_tokenizer)!r}, "<image>", 4), 0, Path({str(tmp_path / "killed")!r}))
+"""
+    killed = tmp_path / "killed/finetune"
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL) as run:
+        while not list(killed.glob("*.tar")) and run.poll() is None:
+            time.sleep(0.01)
+        os.kill(run.pid, signal.SIGKILL)
+    assert not (killed / "shards.json").exists()
+    build(data, tiny_chat, 0, tmp_path / "killed")
+    assert files_of(killed) == files_of(tmp_path / "whole/finetune")
+
+
+def test_whole_work_is_not_done_again(many, data_of, tiny_chat, tmp_path):
+    data = data_of(mine=many, max_reject_fraction=0.5)
+    first = build(data, tiny_chat, 0, tmp_path)
+    stale = tmp_path / "finetune/000001.json"
+    stale.write_text("{}")  # as if it was killed after the manifest, before the sidecars were removed
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
+    assert build(data, tiny_chat, 0, tmp_path) == first
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
+    assert not stale.exists()
+
+
+def test_rejects_are_listed_with_their_reason_and_the_rest_is_kept(many, data_of, tiny_chat, tmp_path):
+    figures = build(data_of(mine=many, max_reject_fraction=0.1), tiny_chat, 0, tmp_path)["finetune"]
+    rejects = rejects_of(tmp_path / "finetune")
+    assert [(reject["source"], reject["id"], reject["reason"]) for reject in rejects] == [
+        ("mine", "7", "empty"),
+        ("mine", "19", "corrupt"),
+        ("mine", "23", "missing_image"),
+    ]
+    assert all("images/" in reject["detail"] for reject in rejects)
+    assert figures["rejected"] == {"empty": 1, "corrupt": 1, "missing_image": 1}
+    assert (figures["read"], figures["samples"]) == (30, 27)
+    ids = [stored.sample.id for stored in samples_of(Split(tmp_path / "finetune"))]
+    assert ids == [str(number) for number in range(30) if number not in {7, 19, 23}]
+
+
+def test_too_many_rejects_fail_in_one_line(many, data_of, tiny_chat, tmp_path):
+    with pytest.raises(Unusable, match="3 of 30 samples rejected") as fault:
+        build(data_of(mine=many, max_reject_fraction=0.09), tiny_chat, 0, tmp_path)
+    assert "\n" not in str(fault.value)
+    assert "empty 1" in str(fault.value)
+    assert str(tmp_path / "finetune/rejects.jsonl") in str(fault.value)
+    assert len(rejects_of(tmp_path / "finetune")) == 3
+    assert not (tmp_path / "finetune/shards.json").exists()
+
+
+def test_a_corpus_of_which_nothing_is_left_fails_in_one_line(corpus, record, data_of, tiny_chat, tmp_path):
+    bad = corpus([record("1", "none.png")])
+    with pytest.raises(Unusable, match="1 of 1 samples rejected"):
+        build(data_of(mine=bad, max_reject_fraction=1.0), tiny_chat, 0, tmp_path / "out")
+    with pytest.raises(Unusable, match="no rows"):
+        build(data_of(mine=corpus([], "empty")), tiny_chat, 0, tmp_path / "other")
+    with pytest.raises(Unusable, match="no corpus"):
+        build(DataConfig(), tiny_chat, 0, tmp_path / "third")
+
+
+def test_hostile_records_are_rejected_and_stop_nothing(corpus, record, encoded, data_of, tiny_chat, tmp_path):
+    good = record("good", "a.png")
+    bad = {
+        "zero byte": record("zero byte", "a\0.png"),
+        "half \ud83d": record("half \ud83d", "\ud83d.png"),
+        "folder": record("folder", "."),
+        "long": record("long", "a" * 5000),
+        "number": record("number") | {"image": 5},
+    }
+    kept = record("kept", "a.png") | {"category": "half \ud83d"}
+    source = corpus([good, *bad.values(), [1], kept], pictures={"a.png": encoded()})
+    build(data_of(mine=source, max_reject_fraction=0.9, held_out_fraction=1e-9), tiny_chat, 0, tmp_path / "out")
+    rejects = rejects_of(tmp_path / "out/finetune")
+    assert [reject["id"] for reject in rejects] == [*bad, "row6"]
+    assert {reject["reason"] for reject in rejects} == {"missing_image", "format"}
+    stored = samples_of(Split(tmp_path / "out/finetune"))
+    assert [one.sample.id for one in stored] == ["good", "kept"]
+    assert stored[1].sample.extra == {"category": "half \ud83d"}
+
+
+def test_the_content_decides_the_format_and_not_the_name(corpus, record, encoded, data_of, tiny_chat, tmp_path):
+    pictures = {"a.jpg": encoded(form="PNG"), "b.jpg": encoded(form="GIF"), "c.png": encoded(form="JPEG"), "d": encoded()}
+    source = corpus([record(name, name) for name in pictures], pictures=pictures)
+    build(data_of(mine=source), tiny_chat, 0, tmp_path / "out")
+    (sample_tar,) = (tmp_path / "out/finetune").glob("*.tar")
+    with tarfile.open(sample_tar) as tar:
+        extensions = [name.split(".", 1)[1] for name in tar.getnames() if not name.endswith(".json")]
+    assert extensions == ["png", "png", "jpg", "png"]
+
+
+def test_many_pictures_keep_their_order(corpus, record, encoded, data_of, tiny_chat, tmp_path):
+    pictures = {f"{seed}.png": encoded(seed) for seed in range(12)}
+    order = [11, 3, 0, 7, 1, 10, 2, 9, 4, 8, 5, 6, 3]
+    source = corpus([record("x", *(f"{seed}.png" for seed in order))], pictures=pictures)
+    build(data_of(mine=source), tiny_chat, 0, tmp_path / "out")
+    stored = Split(tmp_path / "out/finetune").read(0)
+    assert stored.pictures == tuple(pictures[f"{seed}.png"] for seed in order)
+
+
+def test_corpora_that_share_names_keep_their_own_answers_and_pictures(
+    corpus, record, encoded, data_of, tiny_chat, tmp_path
+):
+    sources = {
+        name: corpus([record("1", "same.png", answer=name)], name, {"same.png": encoded(seed)})
+        for seed, name in enumerate(("first", "second"))
+    }
+    build(data_of(**sources), tiny_chat, 0, tmp_path / "out")
+    split = Split(tmp_path / "out/finetune")
+    for number, (seed, name) in enumerate(enumerate(sources)):
+        stored = split.read(number)
+        assert stored.sample.source == split.manifest["sources"][split.rows[number]["source"]] == name
+        assert stored.sample.turns[-1].text == name
+        assert stored.pictures == (encoded(seed),)
+
+
+def test_ids_that_mix_text_and_numbers_stay_text(corpus, record, data_of, tiny_chat, tmp_path):
+    source = corpus([record("007"), record(7), record("x")])
+    build(data_of(mine=source), tiny_chat, 0, tmp_path / "out")
+    ids = [stored.sample.id for stored in samples_of(Split(tmp_path / "out/finetune"))]
+    assert ids == ["007", "7", "x"]
+
+
+def test_held_out_pictures_are_never_trained_on(corpus, record, encoded, data_of, tiny_chat, tmp_path):
+    pictures = {f"{seed}.png": encoded(seed) for seed in range(20)}
+    source = corpus([record(number, f"{number % 20}.png") for number in range(60)], pictures=pictures)
+    figures = build(data_of(mine=source, held_out_fraction=0.3), tiny_chat, 0, tmp_path / "0")
+    sides = [samples_of(Split(tmp_path / "0" / name)) for name in ("finetune", "finetune_held_out")]
+    trained, held_out = ({stored.pictures for stored in side} for side in sides)
+    assert trained
+    assert held_out
+    assert not trained & held_out
+    assert sorted(int(stored.sample.id) for side in sides for stored in side) == list(range(60))
+    assert figures["finetune_held_out"]["samples"] == 3 * len(held_out)
+    build(data_of(mine=source, held_out_fraction=0.3), tiny_chat, 1, tmp_path / "1")
+    other = {stored.pictures for stored in samples_of(Split(tmp_path / "1/finetune_held_out"))}
+    assert other != held_out
+
+
+def test_long_samples_are_cut_at_an_exchange_and_counted(corpus, record, data_of, tiny_chat, tmp_path):
+    turns = record("x")["conversations"]
+    source = corpus([{"id": "x", "conversations": turns * 9}, record("y")])
+    figures = build(data_of(mine=source, max_tokens=100), tiny_chat, 0, tmp_path / "out")["finetune"]
+    assert figures["longest"] <= 100
+    assert figures["cut_turns"] > 0
+    assert figures["cut_turns"] % 2 == 0
+
+
+def test_the_manifest_holds_the_sum_of_every_shard(tiny_shards):
+    split = Split(tiny_shards / "finetune")
+    for shard in split.manifest["shards"]:
+        assert hashlib.sha256((split.folder / shard["name"]).read_bytes()).hexdigest() == shard["sha256"]
+    assert sum(shard["samples"] for shard in split.manifest["shards"]) == len(split)
+    assert np.array_equal(np.bincount(split.rows["shard"]), [shard["samples"] for shard in split.manifest["shards"]])
+
+
+def test_the_forms_of_both_trainings_are_their_own(corpus, record, encoded, tiny_chat, tmp_path):
+    source = corpus([record("1", "a.png")], pictures={"a.png": encoded()})
+    pretrain = SplitConfig(sources={"mine": source}, form=Form.plain)
+    figures = build(DataConfig(pretrain=pretrain), tiny_chat, 0, tmp_path / "out")
+    assert set(figures) == {"pretrain"}
+    assert figures["pretrain"]["form"] == "plain"
+    assert figures["pretrain"]["tokens"] == 4 + figures["pretrain"]["targets"]

@@ -1,0 +1,83 @@
+"""The chain 00 to 05 as a user runs it: once, again, changed, killed."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import STAGES, Pipeline
+
+VARIES = ("config.yaml", "events.out")  # holds the name of the run, or times
+
+
+def contents(artifact: Path) -> dict[str, str]:
+    """Return the hashes of an artifact's files that must be equal whenever and however it was made."""
+    record = json.loads((artifact / "artifact.json").read_text())
+    kept = {name: digest for name, digest in record["sha256"].items() if not any(part in name for part in VARIES)}
+    metrics = artifact / "metrics.jsonl"
+    if metrics.is_file():
+        kept["metrics.jsonl"] = str([(line["step"], line["loss"]) for line in map(json.loads, metrics.open())])
+    return kept
+
+
+def test_every_stage_leaves_its_artifact(whole_run):
+    assert sorted(path.name for path in whole_run.iterdir() if not path.name.startswith(".")) == STAGES
+    assert (whole_run / "03_pretrain/model/config.json").is_file()
+    assert (whole_run / "04_finetune/model/model.safetensors.index.json").is_file()
+    assert (whole_run / "05_eval/report.html").is_file()
+    inputs = json.loads((whole_run / "04_finetune/artifact.json").read_text())["inputs"]
+    assert set(inputs) == {"02_shard", "03_pretrain"}
+
+
+def test_run_again_every_stage_is_up_to_date(pipeline: Pipeline, whole_run):
+    for stage in STAGES:
+        code, said = pipeline.run(stage)
+        assert code == 0
+        assert said.endswith("is up to date\n") and said.count("\n") == 1
+
+
+def test_a_changed_rank_is_refused_by_04_alone(pipeline: Pipeline, whole_run):
+    for stage in STAGES[:4]:
+        assert "up to date" in pipeline.run(stage, "finetune.lora.rank=3")[1]
+    code, said = pipeline.run("04_finetune", "finetune.lora.rank=3")
+    assert code == 1
+    assert "finetune.lora.rank=32, not 3" in said
+    assert said.count("\n") == 1
+
+
+def test_another_run_shares_nothing(pipeline: Pipeline, whole_run):
+    code, said = pipeline.run("04_finetune", "finetune.lora.rank=3", run="other")
+    assert code == 1
+    assert "other/03_pretrain is not there" in said
+
+
+def test_the_loss_and_the_rates_are_in_the_metrics(whole_run):
+    lines = [json.loads(line) for line in (whole_run / "04_finetune/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 6
+    assert lines[-1].keys() >= {"loss", "lr/projector", "lr/language_model", "tokens_per_second"}
+    assert list((whole_run / "04_finetune/tensorboard").glob("events.out.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_the_middle_and_run_again_a_stage_ends_with_the_same_bytes(pipeline, whole_run, stage):
+    run = f"killed_{stage}"
+    for name in (run, f"{run}_timed"):
+        for earlier in STAGES[: STAGES.index(stage)]:
+            shutil.copytree(whole_run / earlier, pipeline.runs / name / earlier)
+    began = time.monotonic()
+    assert pipeline.run(stage, run=f"{run}_timed")[0] == 0
+    whole = time.monotonic() - began
+    moments = random.Random(stage)
+    for _ in range(4):
+        process = pipeline.start(stage, run=run)
+        time.sleep(moments.uniform(0.3, 0.98) * whole)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    code, said = pipeline.run(stage, run=run)
+    assert code == 0, said
+    assert contents(pipeline.runs / run / stage) == contents(whole_run / stage)

@@ -1,0 +1,56 @@
+"""Each script by itself: what it says to a wrong call, quickly and in one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT, STAGES
+
+
+def call(stage: str, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, f"stages/{stage}.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_lists_groups_and_settings(stage):
+    code, said = call(stage, "--help")
+    assert code == 0
+    assert "finetune: freeze_vision, full, lora" in said
+    assert "samples_per_step" in said
+
+
+def test_a_misspelt_setting_is_named_with_the_nearest_one():
+    code, said = call("04_finetune", "finetune.lora.rnk=8")
+    assert (code, said) == (2, "04_finetune: there is no setting finetune.lora.rnk: did you mean finetune.lora.rank?\n")
+
+
+def test_a_value_of_the_wrong_type_is_refused():
+    code, said = call("03_pretrain", "pretrain.epochs=fast")
+    assert code == 2
+    assert "could not be converted to Float" in said
+    assert said.count("\n") == 1
+
+
+def test_an_unknown_experiment_lists_those_there_are():
+    code, said = call("00_tokenizer", "experiment=nope")
+    assert code == 2
+    assert "conf/experiment/nope.yaml" in said and "demo" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("stage", "missing"), [("01_assemble", "00_tokenizer"), ("04_finetune", "03_pretrain")])
+def test_a_missing_input_names_the_stage_to_run(stage, missing, tmp_path):
+    code, said = call(stage, f"runs={tmp_path}", "run=x")
+    assert code == 1
+    assert f"run  python stages/{missing}.py run=x  first" in said
+    assert said.count("\n") == 1
+
+
+def test_a_missing_model_folder_is_named_and_nothing_is_left_that_looks_whole(tmp_path):
+    code, said = call("00_tokenizer", f"runs={tmp_path}", "run=x", f"model.language_model={tmp_path}/nothing")
+    assert code == 1
+    assert "nothing is not there" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert not (tmp_path / "x/00_tokenizer").exists()
