@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -13,6 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from vlm.config import DataConfig, Form, ShardRuntime, SourceConfig, SplitConfig
 from vlm.data.chat import Chat
 from vlm.model.tokenizer import patch
+
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.load_profile("repeatable")
 
 VICUNA = (
     "{{ bos_token + 'A chat.' }}{% for message in messages %}"

@@ -81,7 +81,7 @@ def test_a_prompt_is_how_the_same_conversation_with_its_answer_begins(chats, kin
         max_size=6,
     ).filter(lambda texts: len(texts) % 2 == 0)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_comes_back_from_its_targets(tiny_chat, texts):
     texts = [text if text.strip() and IMAGE not in text else "a" for text in texts]
     whole = encode(tiny_chat, dialogue(*texts))
@@ -165,7 +165,7 @@ def test_an_exchange_with_a_picture_is_never_dropped(tiny_chat):
 
 @pytest.mark.parametrize("form", Form)
 @given(max_tokens=st.integers(1, 120))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_is_kept_fits_has_targets_and_whole_pictures(tiny_chat, form, max_tokens):
     turns = dialogue("<image><image>\nWhat?", "a b", "And?", "c d e", "More?", "f")
     try:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vlm.config import DataConfig, Form, SplitConfig
 from vlm.data.index import Split
-from vlm.data.shards import Checks, build, write_split
+from vlm.data.shards import Checks, build, is_held_out, write_split
 from vlm.data.sources import read
 from vlm.errors import Unusable
 
@@ -212,8 +212,9 @@ def test_hostile_records_are_rejected_and_stop_nothing(corpus, record, encoded, 
         "number": record("number") | {"image": 5},
     }
     kept = record("kept", "a.png") | {"category": "half \ud83d"}
-    source = corpus([good, *bad.values(), [1], kept], pictures={"a.png": encoded()})
-    build(data_of(mine=source, max_reject_fraction=0.9, held_out_fraction=1e-9), tiny_chat, 0, tmp_path / "out")
+    source = corpus([], pictures={"a.png": encoded()})
+    Path(source.path).write_text("\n".join(map(json.dumps, [good, *bad.values(), [1], kept])))
+    build(data_of(mine=source, max_reject_fraction=0.9), tiny_chat, 0, tmp_path / "out")
     rejects = rejects_of(tmp_path / "out/finetune")
     assert [reject["id"] for reject in rejects] == [*bad, "row6"]
     assert {reject["reason"] for reject in rejects} == {"missing_image", "format"}
@@ -222,8 +223,21 @@ def test_hostile_records_are_rejected_and_stop_nothing(corpus, record, encoded, 
     assert stored[1].sample.extra == {"category": "half \ud83d"}
 
 
+def test_any_row_is_on_one_side_of_the_held_out_split(corpus, record):
+    source = corpus([record("half \ud83d", "\ud83d.png"), record("zero", "a\0.png"), [1], record("text")])
+    for row in read("mine", source):
+        sides = {fraction: is_held_out(row, 0, fraction) for fraction in (0.0, 0.5, 1.0)}
+        assert (sides[0.0], sides[1.0]) == (False, True)
+        assert sides[0.5] is is_held_out(row, 0, 0.5)
+
+
 def test_the_content_decides_the_format_and_not_the_name(corpus, record, encoded, data_of, tiny_chat, tmp_path):
-    pictures = {"a.jpg": encoded(form="PNG"), "b.jpg": encoded(form="GIF"), "c.png": encoded(form="JPEG"), "d": encoded()}
+    pictures = {
+        "a.jpg": encoded(form="PNG"),
+        "b.jpg": encoded(form="GIF"),
+        "c.png": encoded(form="JPEG"),
+        "d": encoded(),
+    }
     source = corpus([record(name, name) for name in pictures], pictures=pictures)
     build(data_of(mine=source), tiny_chat, 0, tmp_path / "out")
     (sample_tar,) = (tmp_path / "out/finetune").glob("*.tar")

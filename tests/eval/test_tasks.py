@@ -48,7 +48,7 @@ def test_without_question_id_and_category_the_sample_id_and_all_stand_in(held_ou
     bare = dataclasses.replace(stored, sample=dataclasses.replace(stored.sample, extra={}))
     monkeypatch.setattr(held_out, "read", lambda number: bare)
     (question,) = read_questions("test", TaskConfig(limit=1), held_out, answerer.chat)
-    assert (question.id, question.category) == ("held_out_0", "all")
+    assert (question.id, question.category) == ("held_out_0/0", "all")
 
 
 def test_no_question_is_swapped_onto_a_picture_of_its_own(questions):

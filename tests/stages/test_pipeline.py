@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import STAGES, Pipeline
 
-VARIES = ("config.yaml", "events.out")  # holds the name of the run, or times
+VARIES = ("config.yaml", "report.html", "events.out")  # hold the name of the run, or times
 
 
 def contents(artifact: Path) -> dict[str, str]:

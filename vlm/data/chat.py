@@ -6,8 +6,10 @@ evaluation is tokenized exactly as it was in training.
 """
 
 import functools
+import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +56,13 @@ class Chat:
     def load(cls, folder: str, image_token: str, image_tokens: int) -> "Chat":
         """Load the tokenizer of stage 00."""
         return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True), image_token, image_tokens)
+
+    @classmethod
+    def of_model(cls, folder: Path) -> "Chat":
+        """Load what a LLaVA folder was trained with."""
+        config = json.loads((folder / "config.json").read_text())
+        processor = json.loads((folder / "processor_config.json").read_text())
+        return cls.load(str(folder), processor["image_token"], config["image_seq_length"])
 
     def encode(self, turns: tuple[Turn, ...], images: int, form: Form, max_tokens: int) -> Encoded:
         """Return ids and targets of a sample with `images` pictures, at most `max_tokens` long.
@@ -135,7 +144,11 @@ class Chat:
             raise Unusable(
                 f"the tokenizer's chat template does not write the turns {', '.join(roles)} once each, in order"
             )
-        return tuple(parts[0::2])
+        *written, after = parts[0::2]
+        if roles[-1] == "assistant" and not self._special.match(after):
+            # Some templates (Qwen1.5's) end the last turn only when another follows it.
+            after = self._end_of_turn(self._scaffold((*roles, "user"), asking=True)[-2])
+        return (*written, after)
 
     def _left_to_say(self, roles: tuple[str, ...], before: str) -> int:
         """Return how many letters before an answer are not in its prompt, like the space after Vicuna's ASSISTANT:."""

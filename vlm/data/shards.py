@@ -18,7 +18,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,7 @@ def _checked(row: Row, checks: Checks) -> tuple[Sample, list[Picture], tuple[int
         except Reject as reason:
             raise Reject(reason.code, f"{path}: {reason.detail}") from None
     encoded = checks.chat.encode(sample.turns, len(pictures), checks.form, checks.max_tokens)
+    sample = replace(sample, turns=sample.turns[: len(sample.turns) - encoded.cut_turns])
     return sample, pictures, (len(encoded.ids), int(encoded.is_target.sum()), encoded.cut_turns)
 
 
@@ -205,7 +206,8 @@ def _members(key: str, sample: Sample, pictures: list[Picture]) -> dict[str, Any
     """Return a WebDataset sample: KEY.jpg, KEY.1.jpg, … and KEY.json."""
     named = {(f"{i}." if i else "") + picture.extension: picture.data for i, picture in enumerate(pictures)}
     record = json.dumps(record_of(sample), ensure_ascii=False, sort_keys=True)
-    return {"__key__": key, **named, "json": record.encode(errors="backslashreplace")}  # half a character: its JSON escape
+    as_json = record.encode(errors="backslashreplace")  # half a character becomes its JSON escape
+    return {"__key__": key, **named, "json": as_json}
 
 
 def _commit(

@@ -15,10 +15,12 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from vlm.demo.prose import Span, write_document
+from vlm.demo.questions import LOOKUPS
 from vlm.demo.tokenizer import train_tokenizer
 from vlm.demo.training import THREADS, Training, descend
 
 IGNORED = -100
+WINDOW = 16  # batches whose documents are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class LanguageSettings:
     likeness: float = 0.7  # of a query matrix to its key matrix, and of an output matrix to its values', at first
     fold_noise: float = 0.2  # of a folded phrase's own size
     turns: int = 4  # questions in a document
+    lookup_share: float = 0.25  # of the steps, the first, ask for single traits only
     matrix_lr: float = 1e-2  # Muon's, for the matrices; the rest takes training.lr
-    training: Training = Training(steps=900, batch=16, lr=2e-3)
+    training: Training = Training(steps=1300, batch=16, lr=2e-3)
     tokenizer_documents: int = 2_000
 
 
@@ -57,12 +60,10 @@ def train_language_model(folder: Path, seed: int, settings: LanguageSettings | N
     tokenizer = train_tokenizer((span.text for document in samples for span in document), settings.tokens)
     torch.manual_seed(seed)
     model = build_model(tokenizer, settings)
-    batch = settings.training.batch
-    bar = tqdm(range(settings.training.steps * batch), desc="language model: writing", unit=" documents")
-    readings = [encode(tokenizer, write_document(rng, seed, settings.turns)) for _ in bar]
+    batches = _write_batches(tokenizer, rng, seed, settings)
 
     def loss_of_step(step: int) -> Tensor:
-        embeddings, targets = gather(model, readings[step * batch :][:batch], settings.fold_noise)
+        embeddings, targets = gather(model, batches[step], settings.fold_noise)
         learnt = targets[:, 1:] != IGNORED
         hidden = model.model(inputs_embeds=embeddings).last_hidden_state[:, :-1]
         return nn.functional.cross_entropy(model.lm_head(hidden[learnt]), targets[:, 1:][learnt])
@@ -70,6 +71,26 @@ def train_language_model(folder: Path, seed: int, settings: LanguageSettings | N
     descend("language model", settings.training, model.parameters(), _optimizers(model, settings), loss_of_step)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _write_batches(
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, seed: int, settings: LanguageSettings
+) -> list[list[Reading]]:
+    """The documents of every step; a batch holds documents of like length, so that little of it is filling."""
+    steps, batch = settings.training.steps, settings.training.batch
+    batches: list[list[Reading]] = []
+    bar = tqdm(total=steps, desc="language model: writing", unit=" batches")
+    while len(batches) < steps:
+        categories = LOOKUPS if len(batches) < settings.lookup_share * steps else ()
+        window = min(WINDOW, steps - len(batches))
+        documents = [write_document(rng, seed, settings.turns, categories) for _ in range(window * batch)]
+        readings = sorted((encode(tokenizer, document) for document in documents), key=lambda each: len(each.targets))
+        chunks = [readings[start : start + batch] for start in range(0, len(readings), batch)]
+        rng.shuffle(chunks)
+        batches += chunks
+        bar.update(window)
+    bar.close()
+    return batches
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, settings: LanguageSettings) -> Qwen2ForCausalLM:
@@ -102,8 +123,10 @@ def _start_alike(model: Qwen2ForCausalLM, settings: LanguageSettings) -> None:
     shared = torch.arange(settings.heads) // (settings.heads // settings.key_heads)  # each head's key head
     for layer in model.model.layers:
         attention = layer.self_attn
-        keys, values = (matrix.weight.unflatten(0, (-1, size))[shared].flatten(0, 1)
-                        for matrix in (attention.k_proj, attention.v_proj))
+        keys, values = (
+            matrix.weight.unflatten(0, (-1, size))[shared].flatten(0, 1)
+            for matrix in (attention.k_proj, attention.v_proj)
+        )
         attention.q_proj.weight.mul_(own).add_(alike * keys)
         attention.o_proj.weight.mul_(own).add_(alike * values.T)
 
@@ -123,7 +146,9 @@ def gather(model: Qwen2ForCausalLM, readings: list[Reading], fold_noise: float) 
     """Embeddings (B, L, D) and targets (B, L), filled up on the right, where causal attention cannot see."""
     rows, length = len(readings), max(len(reading.targets) for reading in readings)
     ids = torch.tensor([token for reading in readings for token in reading.ids])
-    slots = torch.tensor([row * length + position for row, reading in enumerate(readings) for position in reading.positions])
+    slots = torch.tensor(
+        [row * length + position for row, reading in enumerate(readings) for position in reading.positions]
+    )
     embeddings = model.get_input_embeddings()(ids)
     folded = torch.bincount(slots, minlength=rows * length)[:, None] > 1
     flat = embeddings.new_zeros(rows * length, embeddings.shape[1]).index_add(0, slots, embeddings)

@@ -5,6 +5,7 @@ once and some that say nothing, because it later stands where the patches of a p
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlm.demo.questions import ask_several
@@ -28,14 +29,14 @@ class Span:
     folded: bool = False
 
 
-def write_document(rng: random.Random, seed: int, turns: int) -> list[Span]:
-    """A document about a scene of the training side."""
+def write_document(rng: random.Random, seed: int, turns: int, categories: Sequence[str] = ()) -> list[Span]:
+    """A document about a scene of the training side, asking questions of `categories` (all, unless named)."""
     scene = imagine(rng, seed)
     told = tell(scene, rng)
     if rng.random() < CAPTION_SHARE:
         return [*told, Span(scene.caption() + END_TURN, learnt=True)]
     spans = [Span(f"{START_TURN}system\n{SYSTEM}{END_TURN}\n"), Span(f"{START_TURN}user\n"), *told, Span("\n")]
-    for number, asked in enumerate(ask_several(scene, turns, rng)):
+    for number, asked in enumerate(ask_several(scene, turns, rng, categories)):
         opening = f"\n{START_TURN}user\n" if number else ""
         spans.append(Span(f"{opening}{asked.text}{END_TURN}\n{START_TURN}assistant\n"))
         spans.append(Span(asked.answer + END_TURN, learnt=True))

@@ -5,11 +5,12 @@ scene allows, so that whoever does not see the picture can do little better than
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vlm.demo.scenes import COLOURS, KINDS, PLACES, Scene, Shape
 
+LOOKUPS = ("colour", "shape", "position")  # categories that ask for one trait of one shape
 NUMBERS = ("zero", "one", "two", "three")
 RELATIONS: dict[str, Callable[[Shape, Shape], bool]] = {
     "left of": lambda one, other: one.column < other.column,
@@ -35,11 +36,12 @@ def ask(scene: Scene, category: str, rng: random.Random) -> Question | None:
     return Question(category, rng.choice(candidates[answer]), answer)
 
 
-def ask_several(scene: Scene, count: int, rng: random.Random) -> list[Question]:
-    """`count` different questions, of as many categories as there are to ask about."""
+def ask_several(scene: Scene, count: int, rng: random.Random, categories: Sequence[str] = ()) -> list[Question]:
+    """`count` different questions, spread over the categories (all, unless some are named)."""
+    categories = categories or tuple(ASKERS)
     questions: list[Question] = []
     while len(questions) < count:
-        for category in rng.sample(sorted(ASKERS), len(ASKERS)):
+        for category in rng.sample(categories, len(categories)):
             question = ask(scene, category, rng)
             if question and question.text not in {asked.text for asked in questions} and len(questions) < count:
                 questions.append(question)

@@ -9,8 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-import os
-THREADS = int(os.environ.get("DEMO_T", "2"))  # fixed, because the number of threads decides the order of sums and with it the weights' last bits
+THREADS = 2  # fixed: the number of threads decides the order of sums, and with it the last bits of the weights
 GRADIENT_NORM = 1.0
 
 

@@ -4,7 +4,6 @@ The batches are fixed by the questions alone. A run that goes on computes a batc
 so every answer comes out of the same numbers whether or not the run was killed.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,9 +41,7 @@ class Answerer:
 
     def __init__(self, folder: Path) -> None:
         """Load a model folder: float32 on a CPU, bfloat16 on a GPU."""
-        config = json.loads((folder / "config.json").read_text())
-        processor = json.loads((folder / "processor_config.json").read_text())
-        self.chat = Chat.load(str(folder), processor["image_token"], config["image_seq_length"])
+        self.chat = Chat.of_model(folder)
         self.how = Preprocessing.load(folder)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32

@@ -95,7 +95,7 @@ def _question(number: int, stored: Stored, chat: Chat) -> Question:
     sample = stored.sample
     last = max(i for i, turn in enumerate(sample.turns) if turn.role == "assistant")
     return Question(
-        id=str(sample.extra.get("question_id", sample.id)),
+        id=str(sample.extra.get("question_id", f"{sample.id}/{number}")),  # corpora repeat their ids
         category=str(sample.extra.get("category", "all")),
         text=sample.turns[last - 1].text.replace(IMAGE, "").strip(),
         reference=sample.turns[last].text.strip(),

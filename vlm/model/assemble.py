@@ -37,7 +37,7 @@ def assemble(model: ModelConfig, tokenizer_folder: Path, seed: int, out: Path) -
     tower = _load_tower(model.vision_tower, dtype)
     assembled = _join(language_model, tower, model, shape, image_id, seed, dtype)
     if image_id >= language_model.config.vocab_size:
-        assembled.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+        assembled.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     _check_image_tokens(assembled, shape)
 
     out.mkdir(parents=True, exist_ok=True)

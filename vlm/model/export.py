@@ -87,8 +87,15 @@ def _files_of(names: list[str], weights: dict[str, Tensor], dtype: torch.dtype) 
         yield group
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a weight file without touching what a link of its name points to."""
     waiting = path.with_suffix(".tmp")
     save_file(tensors, waiting, metadata={"format": "pt"})
+    waiting.chmod(0o666 & ~_umask())  # safetensors leaves its files to their owner alone
     waiting.rename(path)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from vlm.errors import Unusable
 
 Loaded = TypeVar("Loaded")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def locate(name: str, what: str) -> str:

@@ -21,6 +21,8 @@ def patch(source: str, image_token: str, out: Path) -> dict[str, Any]:
 
     tokenizer = load(AutoTokenizer.from_pretrained, source, "tokenizer of the language model")
     before, size = tokenizer.encode(PROBE), len(tokenizer)
+    if not set(before) - set(tokenizer.all_special_ids):  # transformers makes an empty one where the files lack
+        raise Unusable(f"tokenizer of the language model: {source} holds none")
     known = tokenizer.encode(image_token, add_special_tokens=False)
     if len(known) != 1:
         tokenizer.add_tokens([AddedToken(image_token, special=True, normalized=False)], special_tokens=True)

@@ -62,6 +62,8 @@ class Stage:
 
     def _run(self, composed: DictConfig, first: bool) -> None:
         cfg = typed(composed)
+        if cfg.cluster is not None:
+            raise Unusable("dispatch to a cluster is not built yet: leave out +cluster=, or start it under torchrun")
         root = Path(cfg.runs) / cfg.run
         out = root / self.name
         inputs = {stage: self._input(root / stage, cfg.run) for stage in self.reads}

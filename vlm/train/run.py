@@ -1,12 +1,11 @@
 """One training from its settings to a model folder: stages 03 and 04."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration
 
 from vlm import ranks
 from vlm.config import Dtype, Strategy, TrainConfig
@@ -36,8 +35,8 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
     Goes on from the newest checkpoint in `out`. Returns the headline figures. Raises Unusable, before the model is
     loaded, if shards and model do not belong together.
     """
-    image_tokens = AutoConfig.from_pretrained(base, local_files_only=True).image_seq_length
-    shards = check_split(split, image_tokens)
+    chat = Chat.of_model(base)
+    shards = check_split(split, chat.image_tokens)
     plan = make_plan(
         shards.rows,
         seed,
@@ -71,7 +70,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
     steps = Steps(
         shards,
         plan,
-        _chat(base, image_tokens),
+        chat,
         how,
         rank=ranks.rank(),
         ranks=ranks.world(),
@@ -96,11 +95,6 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
         _export(model, cfg.strategy, base, out)
     ranks.barrier()
     return {**asdict(progress), "trainable_parameters": sum(t.weight.numel() for t in trainees), "ranks": ranks.world()}
-
-
-def _chat(base: Path, image_tokens: int) -> Chat:
-    image_token = json.loads((base / "processor_config.json").read_text())["image_token"]
-    return Chat.load(str(base), image_token, image_tokens)
 
 
 def _export(model: torch.nn.Module, chosen: Strategy, base: Path, out: Path) -> None:
