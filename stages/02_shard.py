@@ -4,7 +4,7 @@ Reads   00_tokenizer  to count tokens
         data          corpora for 03 and 04 and what is held out from them
 Writes  02_shard      <split>/000000.tar …, index.npy, shards.json, rejects.jsonl
 
-    python stages/02_shard.py data.finetune.sources.mine.path=my.json data.finetune.sources.mine.images=my_images
+    python stages/02_shard.py 'data.finetune.sources=[{path: my.json, images: my_images}]'
 
 Run it again to resume.
 """

@@ -146,8 +146,8 @@ def tiny_shards(tiny_corpus: Path, tiny_chat: Chat, tmp_path_factory: pytest.Tem
     train = SourceConfig(path=str(tiny_corpus / "train.json"), images=images)
     held_out = SourceConfig(path=str(tiny_corpus / "held_out.json"), images=images)
     data = DataConfig(
-        pretrain=SplitConfig(sources={"train": train}, form=Form.plain),
-        finetune=SplitConfig(sources={"train": train}, held_out={"test": held_out}),
+        pretrain=SplitConfig(sources=[train], form=Form.plain),
+        finetune=SplitConfig(sources=[train], held_out=[held_out]),
         max_tokens=256,
         samples_per_shard=10,
     )

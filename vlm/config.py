@@ -7,6 +7,7 @@ done, not what comes out, so they do not count in an artifact's key.
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -92,17 +93,22 @@ class SourceConfig:
     """One corpus."""
 
     path: str = MISSING  # JSON list or JSON lines
+    name: str | None = None  # in reports; null: the file's name
     images: str | None = None  # folder that image names are relative to; null if the corpus has no images
     format: SourceFormat = SourceFormat.llava
     limit: int | None = None  # read only the first rows
+
+    @property
+    def label(self) -> str:
+        return self.name or Path(self.path).stem
 
 
 @dataclass
 class SplitConfig:
     """The corpora of one training stage and what is held out from them."""
 
-    sources: dict[str, SourceConfig] = field(default_factory=dict)
-    held_out: dict[str, SourceConfig] = field(default_factory=dict)  # corpora kept apart for evaluation
+    sources: list[SourceConfig] = field(default_factory=list)
+    held_out: list[SourceConfig] = field(default_factory=list)  # corpora kept apart for evaluation
     held_out_fraction: float = 0.0  # and this share of `sources`, chosen by image
     form: Form = Form.chat
 

@@ -107,7 +107,7 @@ def test_interrupted_work_goes_on_after_its_last_whole_shard(many, data_of, tiny
     checks = Checks(tiny_chat, Form.chat, data.max_tokens, data.max_pixels)
 
     def rows(failing_at: int | None):
-        for number, row in enumerate(read("mine", many)):
+        for number, row in enumerate(read(many)):
             if number == failing_at:
                 raise RuntimeError
             yield row
@@ -141,7 +141,7 @@ inspect = shards.inspect
 shards.inspect = lambda *given: (time.sleep(0.05), inspect(*given))[1]
 source = SourceConfig(path={many.path!r}, images={many.images!r})
 data = DataConfig(
-    finetune=SplitConfig(sources={{"mine": source}}), samples_per_shard=4, max_tokens=256, max_reject_fraction=0.5,
+    finetune=SplitConfig(sources=[source]), samples_per_shard=4, max_tokens=256, max_reject_fraction=0.5,
     runtime=ShardRuntime(workers=2),
 )
 shards.build(data, Chat.load({str(tiny_tokenizer)!r}, "<image>", 4), 0, Path({str(tmp_path / "killed")!r}))
@@ -176,7 +176,7 @@ def test_rejects_are_listed_with_their_reason_and_the_rest_is_kept(many, data_of
         ("mine", "23", "missing_image"),
     ]
     assert all("images/" in reject["detail"] for reject in rejects)
-    assert figures["rejected"] == {"empty": 1, "corrupt": 1, "missing_image": 1}
+    assert figures["reasons"] == {"empty": 1, "corrupt": 1, "missing_image": 1}
     assert (figures["read"], figures["samples"]) == (30, 27)
     ids = [stored.sample.id for stored in samples_of(Split(tmp_path / "finetune"))]
     assert ids == [str(number) for number in range(30) if number not in {7, 19, 23}]
@@ -225,7 +225,7 @@ def test_hostile_records_are_rejected_and_stop_nothing(corpus, record, encoded, 
 
 def test_any_row_is_on_one_side_of_the_held_out_split(corpus, record):
     source = corpus([record("half \ud83d", "\ud83d.png"), record("zero", "a\0.png"), [1], record("text")])
-    for row in read("mine", source):
+    for row in read(source):
         sides = {fraction: is_held_out(row, 0, fraction) for fraction in (0.0, 0.5, 1.0)}
         assert (sides[0.0], sides[1.0]) == (False, True)
         assert sides[0.5] is is_held_out(row, 0, 0.5)
@@ -313,7 +313,7 @@ def test_the_manifest_holds_the_sum_of_every_shard(tiny_shards):
 
 def test_the_forms_of_both_trainings_are_their_own(corpus, record, encoded, tiny_chat, tmp_path):
     source = corpus([record("1", "a.png")], pictures={"a.png": encoded()})
-    pretrain = SplitConfig(sources={"mine": source}, form=Form.plain)
+    pretrain = SplitConfig(sources=[source], form=Form.plain)
     figures = build(DataConfig(pretrain=pretrain), tiny_chat, 0, tmp_path / "out")
     assert set(figures) == {"pretrain"}
     assert figures["pretrain"]["form"] == "plain"

@@ -19,7 +19,7 @@ def rows_of(tmp_path):
     def read_text(text: str | bytes, **settings) -> list:
         path = tmp_path / "corpus.json"
         path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return list(read("mine", SourceConfig(path=str(path), **settings)))
+        return list(read(SourceConfig(name="mine", path=str(path), **settings)))
 
     return read_text
 
@@ -129,7 +129,7 @@ def test_text_that_is_no_whole_json_is_named_in_one_line(rows_of, text):
 def test_rows_before_a_fault_are_read_and_its_line_is_named(tmp_path):
     path = tmp_path / "lines.json"
     path.write_text(FORMATS["lines"] + "\n{")
-    rows = read("mine", SourceConfig(path=str(path)))
+    rows = read(SourceConfig(name="mine", path=str(path)))
     assert len(list(itertools.islice(rows, 3))) == 3
     with pytest.raises(Unusable, match="line 4"):
         next(rows)
@@ -137,10 +137,10 @@ def test_rows_before_a_fault_are_read_and_its_line_is_named(tmp_path):
 
 def test_a_missing_corpus_or_picture_folder_is_named(tmp_path):
     with pytest.raises(Unusable, match=r"data source mine: .*none\.json is not there"):
-        list(read("mine", SourceConfig(path=str(tmp_path / "none.json"))))
+        list(read(SourceConfig(name="mine", path=str(tmp_path / "none.json"))))
     (tmp_path / "all.json").write_text("[]")
     with pytest.raises(Unusable, match=r"picture folder .*none is not there"):
-        list(read("mine", SourceConfig(path=str(tmp_path / "all.json"), images=str(tmp_path / "none"))))
+        list(read(SourceConfig(name="mine", path=str(tmp_path / "all.json"), images=str(tmp_path / "none"))))
 
 
 @pytest.mark.parametrize(("limit", "count"), [(0, 0), (2, 2), (9, 3), (None, 3)])

@@ -44,9 +44,9 @@ def pipeline(tiny_language_model, tiny_tower, tiny_corpus, tmp_path_factory) -> 
     overrides = [
         f"model.language_model={tiny_language_model}",
         f"model.vision_tower={tiny_tower}",
-        f"data.pretrain.sources={{captions: {train}}}",
-        f"data.finetune.sources={{questions: {train}}}",
-        f"data.finetune.held_out={{test: {test}}}",
+        f"data.pretrain.sources=[{train}]",
+        f"data.finetune.sources=[{train}]",
+        f"data.finetune.held_out=[{test}]",
         "data.samples_per_shard=5",
         "pretrain.steps=6",
         "pretrain.samples_per_step=4",

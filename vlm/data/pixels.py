@@ -5,6 +5,7 @@ first makes the picture square with a border of the mean colour. Resizing is tor
 which is what the torchvision backend of those processors runs.
 """
 
+import functools
 import io
 import json
 import warnings
@@ -20,6 +21,8 @@ from torch.nn.functional import interpolate
 from vlm.config import Geometry
 from vlm.data.sources import Reject
 
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF", "PCX")
+MAX_ASPECT = 200  # of the long to the short edge: beyond it nothing is left of a resized picture but memory
 STORED = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats whose bytes are kept as they are
 
 
@@ -57,14 +60,14 @@ class Picture:
 def inspect(data: bytes, max_pixels: int) -> Picture:
     """Decode a picture in full; keep its bytes if they are JPEG, PNG or WebP, else store it as PNG.
 
-    Raises Reject: empty, not_an_image, too_large (found before decoding) or corrupt.
+    Raises Reject: empty, not_an_image, too_large or aspect (found before decoding), or corrupt.
     """
     if not data:
         raise Reject("empty", "the file has no bytes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own size warning: max_pixels decides
         try:
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=_readable())
         except Image.DecompressionBombError as problem:  # Pillow's own limit, 357,913,940 pixels
             raise Reject("too_large", _first_line(problem)) from None
         except Exception as problem:  # Pillow raises many kinds on hostile bytes
@@ -72,6 +75,8 @@ def inspect(data: bytes, max_pixels: int) -> Picture:
         width, height = picture.size
         if width * height > max_pixels:
             raise Reject("too_large", f"{width}x{height} pixels, more than {max_pixels}")
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise Reject("aspect", f"{width}x{height} pixels, more than {MAX_ASPECT} to 1")
         try:
             rgb = to_rgb(picture)
         except Exception as problem:
@@ -81,6 +86,13 @@ def inspect(data: bytes, max_pixels: int) -> Picture:
     stored = io.BytesIO()
     rgb.save(stored, "PNG")
     return Picture(stored.getvalue(), "png", *rgb.size)
+
+
+@functools.cache
+def _readable() -> tuple[str, ...]:
+    """Return those of FORMATS that this Pillow reads; others it knows (EPS, PDF …) run programs or are no photographs."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

@@ -16,9 +16,8 @@ import signal
 import sys
 import zlib
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +25,16 @@ import numpy as np
 import webdataset
 from tqdm import tqdm
 
-from vlm.config import DataConfig, Form, SourceConfig, SplitConfig
+from vlm.config import DataConfig, SourceConfig, SplitConfig
 from vlm.data.chat import Chat
+from vlm.data.checks import Checks
 from vlm.data.index import INDEX, MANIFEST, ROW, record_of, shard_name, tar_size
-from vlm.data.pixels import Picture, inspect
+from vlm.data.pixels import Picture
 from vlm.data.sources import Reject, Row, Sample, read
 from vlm.errors import Unusable
 
 REJECTS = "rejects.jsonl"
-
-
-@dataclass(frozen=True)
-class Checks:
-    """What a sample must pass, and what it takes to count its tokens."""
-
-    chat: Chat
-    form: Form
-    max_tokens: int
-    max_pixels: int
+COUNTS = ("read", "samples", "rejected", "cut_turns", "images", "tokens", "targets", "longest")
 
 
 def build(data: DataConfig, chat: Chat, seed: int, out: Path) -> dict[str, Any]:
@@ -54,12 +45,25 @@ def build(data: DataConfig, chat: Chat, seed: int, out: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name, split in (("pretrain", data.pretrain), ("finetune", data.finetune)):
         checks = Checks(chat, split.form, data.max_tokens, data.max_pixels)
-        sources = sorted({*split.sources, *split.held_out})
+        sources = [source.label for source in (*split.sources, *split.held_out)]
+        if len({*sources}) < len(sources):
+            raise Unusable(f"data.{name}: two sources are called {max(sources, key=sources.count)}: give them a name=")
         for part, rows in _parts(name, split, seed).items():
             figures[part] = write_split(out / part, rows, sources, checks, data)
     if not figures:
         raise Unusable("no corpus is given: set data.pretrain.sources and data.finetune.sources, or choose data=")
-    return figures
+    print(table(figures))
+    return {part: {key: manifest[key] for key in COUNTS} for part, manifest in figures.items()}
+
+
+def table(manifests: dict[str, dict[str, Any]]) -> str:
+    """Return the counts of every split as lines of text, with the reasons of its rejects."""
+    width = max(map(len, manifests))
+    lines = [" ".join([" " * width, *(f"{name:>12}" for name in COUNTS)])]
+    for part, manifest in manifests.items():
+        reasons = ", ".join(f"{reason} {count}" for reason, count in manifest["reasons"].items())
+        lines.append(" ".join([f"{part:{width}}", *(f"{manifest[name]:>12,}" for name in COUNTS), reasons]).rstrip())
+    return "\n".join(lines)
 
 
 def _parts(name: str, split: SplitConfig, seed: int) -> dict[str, Iterator[Row]]:
@@ -136,8 +140,8 @@ def _begin_worker(*assignment: object) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _rows(sources: Mapping[str, SourceConfig]) -> Iterator[Row]:
-    return itertools.chain.from_iterable(read(name, source) for name, source in sources.items())
+def _rows(sources: list[SourceConfig]) -> Iterator[Row]:
+    return itertools.chain.from_iterable(read(source) for source in sources)
 
 
 def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -161,17 +165,16 @@ def _write_shard(number: int, rows: list[Row]) -> dict[str, Any]:
         end = 0
         for at, row in enumerate(rows):
             try:
-                sample, pictures, counts = _checked(row, checks)
+                good = checks.of(row)
             except Reject as reason:
                 rejects.append({"source": row.source, "id": row.id, "reason": reason.code, "detail": reason.detail})
                 continue
-            members = _members(f"{number:06d}{at:06d}", sample, pictures)
+            members = _members(f"{number:06d}{at:06d}", good.sample, good.pictures)
             tar.write(members)
             start, end = end, end + sum(tar_size(data) for name, data in members.items() if name != "__key__")
-            width, height = (pictures[0].width, pictures[0].height) if pictures else (0, 0)
             place = [number, start, end - start, 0, sources.index(row.source)]
-            entries.append([*place, len(pictures), width, height, counts[0], counts[1]])
-            cut_turns += counts[2]
+            entries.append([*place, len(good.pictures), *good.size, good.tokens, good.targets])
+            cut_turns += good.cut_turns
     data = shard.getvalue()
     for entry in entries:
         entry[3] = zlib.crc32(data[entry[1] : entry[1] + entry[2]])
@@ -180,26 +183,6 @@ def _write_shard(number: int, rows: list[Row]) -> dict[str, Any]:
     sidecar = {"read": len(rows), "entries": entries, "rejects": rejects, "cut_turns": cut_turns, "sha256": digest}
     write_whole(sidecar_path, json.dumps(sidecar).encode())
     return sidecar
-
-
-def _checked(row: Row, checks: Checks) -> tuple[Sample, list[Picture], tuple[int, int, int]]:
-    """Return the sample, its pictures, and its tokens, targets and cut turns; raise Reject if it is no good."""
-    if isinstance(row.sample, Reject):
-        raise row.sample
-    sample = row.sample
-    pictures = []
-    for path in sample.images:
-        try:
-            data = path.read_bytes()
-        except (OSError, ValueError) as problem:  # a name with a zero byte is a ValueError
-            raise Reject("missing_image", f"{path}: {getattr(problem, 'strerror', problem)}") from None
-        try:
-            pictures.append(inspect(data, checks.max_pixels))
-        except Reject as reason:
-            raise Reject(reason.code, f"{path}: {reason.detail}") from None
-    encoded = checks.chat.encode(sample.turns, len(pictures), checks.form, checks.max_tokens)
-    sample = replace(sample, turns=sample.turns[: len(sample.turns) - encoded.cut_turns])
-    return sample, pictures, (len(encoded.ids), int(encoded.is_target.sum()), encoded.cut_turns)
 
 
 def _members(key: str, sample: Sample, pictures: list[Picture]) -> dict[str, Any]:
@@ -238,7 +221,8 @@ def _commit(
     manifest = {
         "samples": len(rows),
         "read": read_rows,
-        "rejected": dict(reasons),
+        "rejected": len(rejects),
+        "reasons": dict(reasons.most_common()),
         "cut_turns": sum(sidecar["cut_turns"] for sidecar in sidecars),
         "images": int(rows["images"].sum()),
         "tokens": int(rows["tokens"].sum()),

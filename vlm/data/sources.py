@@ -61,18 +61,18 @@ class Row:
     sample: Sample | Reject
 
 
-def read(name: str, source: SourceConfig) -> Iterator[Row]:
+def read(source: SourceConfig) -> Iterator[Row]:
     """Yield the rows of a corpus in the order of its file, in constant memory.
 
     Raises Unusable if the file or the picture folder is missing, or the file is no JSON.
     """
     path = Path(source.path)
     if not path.is_file():
-        raise Unusable(f"data source {name}: {path} is not there")
+        raise Unusable(f"data source {source.label}: {path} is not there")
     if source.images is not None and not Path(source.images).is_dir():
-        raise Unusable(f"data source {name}: the picture folder {source.images} is not there")
+        raise Unusable(f"data source {source.label}: the picture folder {source.images} is not there")
     for number, record in enumerate(itertools.islice(READERS[source.format](path), source.limit)):
-        yield _row(name, number, record, source.images)
+        yield _row(source.label, number, record, source.images)
 
 
 def json_records(path: Path) -> Iterator[Any]:
@@ -109,7 +109,7 @@ def _row(source: str, number: int, record: object, root: str | None) -> Row:
     fallback = f"row{number}"
     if not isinstance(record, dict):
         return Row(source, fallback, Reject("format", f"a {type(record).__name__} stands where a record is expected"))
-    identity = str(record.get("id", fallback))
+    identity = fallback if record.get("id") is None else str(record["id"])
     try:
         return Row(source, identity, _llava_sample(source, identity, record, root))
     except Reject as reason:

@@ -1,0 +1,50 @@
+import pytest
+from PIL import Image
+
+from vlm.config import Form
+from vlm.data.checks import Checks
+from vlm.data.sources import Reject, Row, Sample, Turn
+
+EXCHANGE = (Turn("user", "<image>\nWhat?"), Turn("assistant", "red"))
+
+
+@pytest.fixture
+def checks(tiny_chat):
+    return Checks(tiny_chat, Form.chat, max_tokens=256, max_pixels=10_000)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.new("RGB", (20, 30), "red").save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def row(*turns, images=()) -> Row:
+    return Row("mine", "1", Sample("1", "mine", turns, tuple(images)))
+
+
+def test_a_good_sample_is_counted(checks, picture):
+    good = checks.of(row(*EXCHANGE, images=[picture]))
+    assert good.size == (20, 30)
+    assert good.targets == len(checks.chat.tokenizer.encode("red<|im_end|>", add_special_tokens=False))
+    assert good.tokens > good.targets + checks.chat.image_tokens
+
+
+def test_turns_that_do_not_fit_are_neither_counted_nor_kept(checks, picture):
+    long = (Turn("user", "What? " * 300), Turn("assistant", "red"))
+    good = checks.of(row(*EXCHANGE, *long, images=[picture]))
+    assert good.cut_turns == 2
+    assert good.sample.turns == EXCHANGE
+
+
+def test_a_fault_of_a_picture_names_its_file(checks, tmp_path, picture):
+    with pytest.raises(Reject, match="missing_image: .*b.png: No such file"):
+        checks.of(row(*EXCHANGE, images=[tmp_path / "b.png"]))
+    picture.write_bytes(picture.read_bytes()[:40])
+    with pytest.raises(Reject, match="a.png"):
+        checks.of(row(*EXCHANGE, images=[picture]))
+
+
+def test_a_row_that_was_rejected_on_reading_stays_so(checks):
+    with pytest.raises(Reject, match="format"):
+        checks.of(Row("mine", "1", Reject("format", "no turns")))
