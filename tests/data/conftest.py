@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,8 @@ def data_of():
     """Return a function that makes the settings of stage 02 from finetune sources; keyword arguments change them."""
 
     def make(workers: int = 1, held_out_fraction: float = 0.0, **sources_and_changes) -> DataConfig:
-        sources = {k: v for k, v in sources_and_changes.items() if isinstance(v, SourceConfig)}
-        changes = {k: v for k, v in sources_and_changes.items() if k not in sources}
+        sources = [replace(v, name=k) for k, v in sources_and_changes.items() if isinstance(v, SourceConfig)]
+        changes = {k: v for k, v in sources_and_changes.items() if not isinstance(v, SourceConfig)}
         split = SplitConfig(sources=sources, held_out_fraction=held_out_fraction, form=Form.chat)
         return DataConfig(
             finetune=split,

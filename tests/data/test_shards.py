@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_interrupted_work_goes_on_after_its_last_whole_shard(many, data_of, tiny
     checks = Checks(tiny_chat, Form.chat, data.max_tokens, data.max_pixels)
 
     def rows(failing_at: int | None):
-        for number, row in enumerate(read(many)):
+        for number, row in enumerate(read(replace(many, name="mine"))):
             if number == failing_at:
                 raise RuntimeError
             yield row
@@ -225,7 +226,7 @@ def test_hostile_records_are_rejected_and_stop_nothing(corpus, record, encoded, 
 
 def test_any_row_is_on_one_side_of_the_held_out_split(corpus, record):
     source = corpus([record("half \ud83d", "\ud83d.png"), record("zero", "a\0.png"), [1], record("text")])
-    for row in read(source):
+    for row in read(replace(source, name="mine")):
         sides = {fraction: is_held_out(row, 0, fraction) for fraction in (0.0, 0.5, 1.0)}
         assert (sides[0.0], sides[1.0]) == (False, True)
         assert sides[0.5] is is_held_out(row, 0, 0.5)
@@ -316,5 +317,5 @@ def test_the_forms_of_both_trainings_are_their_own(corpus, record, encoded, tiny
     pretrain = SplitConfig(sources=[source], form=Form.plain)
     figures = build(DataConfig(pretrain=pretrain), tiny_chat, 0, tmp_path / "out")
     assert set(figures) == {"pretrain"}
-    assert figures["pretrain"]["form"] == "plain"
+    assert Split(tmp_path / "out/pretrain").form is Form.plain
     assert figures["pretrain"]["tokens"] == 4 + figures["pretrain"]["targets"]

@@ -53,7 +53,7 @@ def build(data: DataConfig, chat: Chat, seed: int, out: Path) -> dict[str, Any]:
     if not figures:
         raise Unusable("no corpus is given: set data.pretrain.sources and data.finetune.sources, or choose data=")
     print(table(figures))
-    return {part: {key: manifest[key] for key in COUNTS} for part, manifest in figures.items()}
+    return {part: {key: found[key] for key in (*COUNTS, "reasons")} for part, found in figures.items()}
 
 
 def table(manifests: dict[str, dict[str, Any]]) -> str:

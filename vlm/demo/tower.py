@@ -1,9 +1,10 @@
 """A CLIP vision tower from nothing: pictures against captions, as wholes and phrase by phrase.
 
 Two objectives, with captions as the only teacher. The whole: a picture's CLS token finds its caption among
-those of the batch, half of which are the others' with one trait changed. The parts: every phrase a caption
+those of the batch. The parts: every phrase a caption
 may hold ("a red circle at the top left") is compared with every patch, and its best patches must tell
-whether the caption holds it; this is what makes patches say what is where.
+whether the caption holds it; the phrases that differ in one trait are its hard negatives, and this is what makes
+patches say what is where.
 """
 
 import random
