@@ -68,15 +68,11 @@ def test_the_torch_test_can_fail():
     assert subprocess.run([sys.executable, "-c", loaded], cwd=ROOT).returncode == 1
 
 
+UNTESTED_BY_NAME = {"errors.py", "config.py"}  # a name, and what tests/conf composes
+
+
 def test_each_module_has_its_test_at_the_same_place():
     untested = {place_of(path) for path in MODULES if path.name not in {"__init__.py", "__main__.py"}} - {
         str(path.relative_to(ROOT / "tests")).replace("test_", "") for path in (ROOT / "tests").rglob("test_*.py")
     }
     assert untested <= UNTESTED_BY_NAME
-
-
-UNTESTED_BY_NAME = {
-    "errors.py",
-    "config.py",  # tests/conf
-    "ranks.py",  # tests/train/test_loop.py runs it on two ranks
-}

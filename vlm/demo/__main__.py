@@ -23,13 +23,13 @@ def main() -> None:
 
 
 def _train_tower(folder: Path, seed: int) -> None:
-    from vlm.demo.backbones import train_tower  # torch enters here: the corpus needs none
+    from vlm.demo.tower import train_tower  # torch enters here: the corpus needs none
 
     train_tower(folder, seed)
 
 
 def _train_language_model(folder: Path, seed: int) -> None:
-    from vlm.demo.backbones import train_language_model
+    from vlm.demo.language import train_language_model
 
     train_language_model(folder, seed)
 

@@ -1,0 +1,64 @@
+import pytest
+import torch
+from torch import nn
+
+from vlm.train.engine import begin_restore, gather, gradient_norm, join_ranks, link_states, restore, start_engine
+from vlm.train.strategy import Trainee
+
+
+@pytest.fixture
+def engine_of():
+    """Return a function that starts an engine on a small model with two parameter groups, under a ZeRO stage."""
+
+    def start(zero: int):
+        join_ranks()
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+        trainees = [Trainee(name, "language_model", weight) for name, weight in model.named_parameters()]
+        groups = [{"params": [t.weight for t in trainees if t.decays is decays], "lr": 0.1} for decays in (True, False)]
+        extra = {"zero_optimization": {"stage": zero}}
+        engine = start_engine(model, groups, betas=(0.9, 0.99), max_grad_norm=0.5, bfloat16=False, extra=extra)
+        return engine, trainees
+
+    return start
+
+
+def step(engine, scale: float = 1.0) -> float:
+    engine.set_gradient_accumulation_boundary(True)
+    engine.backward(engine(torch.arange(6.0).view(2, 3)).square().sum() * scale)
+    norm = engine.get_global_grad_norm() or gradient_norm(engine)
+    engine.step()
+    return float(norm)
+
+
+def states(engine, trainees) -> list[torch.Tensor]:
+    link_states(engine)
+    return [tensor for trainee in trainees for tensor in gather(engine, trainee).values()]
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_what_is_gathered_and_restored_goes_on_bit_for_bit(engine_of, zero):
+    engine, trainees = engine_of(zero)
+    step(engine)
+    step(engine)
+    link_states(engine)
+    saved = [gather(engine, trainee) for trainee in trainees]
+    saved = [{name: tensor.clone() for name, tensor in full.items()} for full in saved]
+    step(engine)
+
+    other, others = engine_of(zero)
+    begin_restore(other, 2)
+    with torch.no_grad():
+        for trainee, full in zip(others, saved, strict=True):
+            restore(other, trainee, full)
+    step(other)
+    for one, same in zip(states(engine, trainees), states(other, others), strict=True):
+        assert torch.equal(one, same)
+
+
+def test_the_gradient_is_clipped(engine_of):
+    engine, trainees = engine_of(0)
+    norm = step(engine, scale=1e6)
+    assert norm > 1e3
+    first_moment = torch.cat([gather(engine, trainee)["exp_avg"].flatten() for trainee in trainees])
+    assert first_moment.norm() == pytest.approx(0.1 * 0.5, rel=1e-3)  # (1 - beta) times the clipped gradient
