@@ -22,8 +22,12 @@ from vlm.pipeline.stage import Stage, start
 
 def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     """Shard every split that the settings name."""
+    from vlm.data.sources import check
     from vlm.model.hub import locate
 
+    for split in (cfg.data.pretrain, cfg.data.finetune):
+        for source in (*split.sources, *split.held_out):
+            check(source)
     locate(cfg.model.vision_tower, "vision tower")
     from vlm.data.chat import Chat
     from vlm.data.shards import build

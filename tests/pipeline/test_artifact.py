@@ -51,13 +51,21 @@ def test_failed_work_leaves_only_a_partial_folder_and_is_gone_on_with(tmp_path):
 
 
 def test_interrupted_work_is_refused_with_other_settings(tmp_path):
-    with pytest.raises(RuntimeError), artifact.publish(tmp_path / "01_y", ONE, "", first=True):
+    with pytest.raises(RuntimeError), artifact.publish(tmp_path / "01_y", ONE, "", first=True) as folder:
+        (folder / "half").write_text("1")
         raise RuntimeError
     with (
         pytest.raises(Unusable, match=r"begun with lr=1\.0, not 2\.0"),
         artifact.publish(tmp_path / "01_y", OTHER, "", first=True),
     ):
         pass
+
+
+def test_work_that_failed_before_it_wrote_anything_does_not_bind_the_settings(tmp_path):
+    with pytest.raises(RuntimeError), artifact.publish(tmp_path / "01_y", ONE, "a: 1", first=True):
+        raise RuntimeError
+    make(tmp_path / "01_y", OTHER)
+    assert artifact.load(tmp_path / "01_y").key == OTHER.key
 
 
 def test_two_processes_cannot_work_on_one_artifact(tmp_path):

@@ -26,6 +26,21 @@ def test_a_misspelt_setting_is_named_with_the_nearest_one():
     assert (code, said) == (2, "04_finetune: there is no setting finetune.lora.rnk: did you mean finetune.lora.rank?\n")
 
 
+def test_a_misspelt_key_of_a_source_is_named():
+    code, said = call("02_shard", "data.finetune.sources=[{pth: a.json}]")
+    assert code == 2
+    assert "there is no setting data.finetune.sources.pth" in said
+    assert said.count("\n") == 1
+
+
+def test_a_missing_corpus_is_named(tmp_path):
+    (tmp_path / "x/00_tokenizer").mkdir(parents=True)
+    (tmp_path / "x/00_tokenizer/artifact.json").write_text('{"key": "k", "settings": {}, "inputs": {}}')
+    code, said = call("02_shard", f"runs={tmp_path}", "run=x", "data.finetune.sources=[{path: none.json}]")
+    assert code == 1
+    assert said.endswith("none.json is not there\n") or "demo/corpus/pretrain.json is not there" in said
+
+
 def test_a_value_of_the_wrong_type_is_refused():
     code, said = call("03_pretrain", "pretrain.epochs=fast")
     assert code == 2

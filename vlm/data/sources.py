@@ -61,17 +61,25 @@ class Row:
     sample: Sample | Reject
 
 
+def check(source: SourceConfig) -> None:
+    """Check that a corpus is there, without reading it.
+
+    Raises Unusable if its file or its picture folder is missing.
+    """
+    hint = ": run  python -m vlm.demo  first, or choose data=" if source.path.startswith("demo/") else ""
+    if not Path(source.path).is_file():
+        raise Unusable(f"data source {source.label}: {source.path} is not there{hint}")
+    if source.images is not None and not Path(source.images).is_dir():
+        raise Unusable(f"data source {source.label}: the picture folder {source.images} is not there{hint}")
+
+
 def read(source: SourceConfig) -> Iterator[Row]:
     """Yield the rows of a corpus in the order of its file, in constant memory.
 
     Raises Unusable if the file or the picture folder is missing, or the file is no JSON.
     """
-    path = Path(source.path)
-    if not path.is_file():
-        raise Unusable(f"data source {source.label}: {path} is not there")
-    if source.images is not None and not Path(source.images).is_dir():
-        raise Unusable(f"data source {source.label}: the picture folder {source.images} is not there")
-    for number, record in enumerate(itertools.islice(READERS[source.format](path), source.limit)):
+    check(source)
+    for number, record in enumerate(itertools.islice(READERS[source.format](Path(source.path)), source.limit)):
         yield _row(source.label, number, record, source.images)
 
 

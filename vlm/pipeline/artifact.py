@@ -140,10 +140,11 @@ def _claim(partial: Path, identity: Identity) -> str:
     claim = partial / CLAIM
     if claim.is_file():
         found = json.loads(claim.read_text())
-        if Identity(found["settings"], found["inputs"]).key != identity.key:
+        if Identity(found["settings"], found["inputs"]).key == identity.key:
+            return found["started"]
+        if any(file.name != "config.yaml" for file in _files(partial)):  # else nothing was done yet
             differs = identity.difference(found["settings"], found["inputs"])
             raise Unusable(f"{partial} was begun with {differs}: choose another run=, or delete it")
-        return found["started"]
     started = now()
     waiting = partial / (CLAIM + ".tmp")
     waiting.write_text(json.dumps({"settings": identity.settings, "inputs": identity.inputs, "started": started}))

@@ -139,6 +139,8 @@ def _plainly(problem: Exception) -> str:
     text = str(problem)
     if wrong := re.search(r"Could not override '([^']+)'.*|Key '([^']+)' is? ?not in '(\w+)'", text):
         name = wrong[1] or wrong[2]
+        if inner := re.search(r"Key '(\w+)' not in '(?!dict)\w+'", str(problem.__cause__)):
+            name = name if name.endswith(inner[1]) else f"{name}.{inner[1]}"  # a key of a list's element
         near = difflib.get_close_matches(name, _names(), n=1)
         return f"there is no setting {name}" + (f": did you mean {near[0]}?" if near else "; --help lists them")
     if wrong := re.search(
