@@ -60,7 +60,7 @@ def test_a_run_killed_at_every_step_ends_like_an_unbroken_one_bit_for_bit(
 @pytest.mark.parametrize("at", [checkpoint.WEIGHTS, checkpoint.OPTIMIZER, checkpoint.PROGRESS, checkpoint.COMPLETE])
 def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(run, settings, tmp_path, monkeypatch, at):
     unbroken = run(settings(), tmp_path / "unbroken")
-    sync = checkpoint._sync
+    sync = checkpoint.sync
 
     def mortal(path: Path) -> None:
         if path.name == at and path.parent.name == "step_000004.tmp":
@@ -68,10 +68,10 @@ def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(run, setti
             raise Killed
         sync(path)
 
-    monkeypatch.setattr(checkpoint, "_sync", mortal)
+    monkeypatch.setattr(checkpoint, "sync", mortal)
     with pytest.raises(Killed):
         run(settings(), tmp_path / "killed")
-    monkeypatch.setattr(checkpoint, "_sync", sync)
+    monkeypatch.setattr(checkpoint, "sync", sync)
     killed = run(settings(), tmp_path / "killed")
     assert metrics(killed) == metrics(unbroken)
     assert weights_of(killed / "model") == weights_of(unbroken / "model")
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, name, damage):
         folder.mkdir()
         for file in checkpoint.FILES:
             (folder / file).write_bytes(b"0123456789" * 10)
-        manifest = {f: {"bytes": 100, "sha256": checkpoint._sha256(folder / f)} for f in checkpoint.FILES}
+        manifest = {f: {"bytes": 100, "sha256": checkpoint.sha256(folder / f)} for f in checkpoint.FILES}
         (folder / checkpoint.COMPLETE).write_text(json.dumps(manifest))
     checkpoints = checkpoint.Checkpoints(tmp_path, [], "plan", keep=2)
     assert checkpoints.newest().name == "step_000004"

@@ -1,9 +1,10 @@
 """Folders that are either whole or not there."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from vlm.files import sync
 
 
 def make_part(folder: Path, build: Callable[[Path], None]) -> None:
@@ -20,15 +21,7 @@ def make_part(folder: Path, build: Callable[[Path], None]) -> None:
     partial.mkdir(parents=True)
     build(partial)
     for path in [*partial.rglob("*"), partial]:
-        _flush(path)
+        sync(path)
     partial.rename(folder)
-    _flush(folder.parent)
+    sync(folder.parent)
     print(f"{folder}: written")
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.errors import Unusable
+from vlm.files import sha256, sync, write_whole
 from vlm.pipeline.provenance import now, provenance
 
 RECORD = "artifact.json"
@@ -104,7 +105,7 @@ def publish(path: Path, identity: Identity, config: str, *, first: bool) -> Iter
         yield partial
         _write_record(partial, identity, started)
         partial.rename(path)
-        sync_folder(path.parent)
+        sync(path.parent)
         for name in SCAFFOLD:
             (path / name).unlink(missing_ok=True)
 
@@ -113,15 +114,6 @@ def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
     """Leave headline figures that artifact.json will carry; the first rank's count."""
     if os.environ.get("RANK", "0") == "0":
         (folder / FIGURES).write_text(json.dumps(figures))
-
-
-def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -146,9 +138,8 @@ def _claim(partial: Path, identity: Identity) -> str:
             differs = identity.difference(found["settings"], found["inputs"])
             raise Unusable(f"{partial} was begun with {differs}: choose another run=, or delete it")
     started = now()
-    waiting = partial / (CLAIM + ".tmp")
-    waiting.write_text(json.dumps({"settings": identity.settings, "inputs": identity.inputs, "started": started}))
-    waiting.rename(claim)
+    record = {"settings": identity.settings, "inputs": identity.inputs, "started": started}
+    write_whole(claim, json.dumps(record).encode())
     return started
 
 
@@ -162,24 +153,13 @@ def _write_record(partial: Path, identity: Identity, started: str) -> None:
         "figures": headline,
         **provenance(started),
         "settings": identity.settings,
-        "sha256": {str(file.relative_to(partial)): _sha256(file) for file in sorted(_files(partial))},
+        "sha256": {str(file.relative_to(partial)): sha256(file) for file in sorted(_files(partial))},
     }
-    with (partial / RECORD).open("w") as handle:
-        json.dump(record, handle, indent=2)
-        handle.flush()
-        os.fsync(handle.fileno())
+    write_whole(partial / RECORD, json.dumps(record, indent=2).encode())
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (file for file in folder.rglob("*") if file.is_file() and file.name not in (*SCAFFOLD, RECORD))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _show(value: object) -> str:

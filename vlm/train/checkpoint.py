@@ -10,11 +10,8 @@ A checkpoint is written under another name and renamed when whole. The newest wh
 named and passed over.
 """
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from vlm import ranks
 from vlm.errors import Unusable
+from vlm.files import sha256, sync
 from vlm.train.engine import Engine, begin_restore, gather, link_states, restore
 from vlm.train.strategy import Trainee
 
@@ -112,15 +110,15 @@ class Checkpoints:
         save_file(moments, waiting / OPTIMIZER)
         (waiting / PROGRESS).write_text(json.dumps({**asdict(progress), "plan": self.plan}))
         for name in FILES:
-            _sync(waiting / name)
+            sync(waiting / name)
         manifest = {
-            name: {"bytes": (waiting / name).stat().st_size, "sha256": _sha256(waiting / name)} for name in FILES
+            name: {"bytes": (waiting / name).stat().st_size, "sha256": sha256(waiting / name)} for name in FILES
         }
         (waiting / COMPLETE).write_text(json.dumps(manifest, indent=1))
-        _sync(waiting / COMPLETE)
+        sync(waiting / COMPLETE)
         shutil.rmtree(path, ignore_errors=True)  # a damaged one of the same step
         waiting.rename(path)
-        _sync(self.folder)
+        sync(self.folder)
         for old in sorted(self.folder.glob("step_*[0-9]"))[: -self.keep]:
             shutil.rmtree(old)
 
@@ -132,29 +130,8 @@ def fault_of(path: Path) -> str | None:
         for name in FILES:
             if (path / name).stat().st_size != manifest[name]["bytes"]:
                 return f"{name} has another size"
-            if _sha256(path / name) != manifest[name]["sha256"]:
+            if sha256(path / name) != manifest[name]["sha256"]:
                 return f"{name} has other contents"
     except (OSError, ValueError, KeyError) as problem:
         return f"{type(problem).__name__}: {problem}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    for block in _blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            yield block
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

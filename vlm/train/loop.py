@@ -47,14 +47,12 @@ def fit(
     with StopRequest() as stop:
         while progress.step < plan.steps:
             rates = set_learning_rates(engine, progress.step, plan.steps, schedule, warmup_ratio)
-            torch.manual_seed(
-                seed * 1_000_003 + progress.step * 1_009 + ranks.rank()
-            )  # dropout depends on the step alone
             waiting = time.monotonic()
             micro_batches = next(batches)
             report.wait(time.monotonic() - waiting)
 
             targets = plan.target_count(progress.step)
+            torch.manual_seed(seed_of(seed, progress.step, ranks.rank()))  # dropout goes by the step alone
             loss, grad_norm = take_step(engine, micro_batches, targets, how)
             if not math.isfinite(loss):
                 raise Unusable(
@@ -73,6 +71,11 @@ def fit(
             if asked and progress.step < plan.steps:
                 raise Unusable(f"asked to stop: saved at step {progress.step} of {plan.steps}; run it again to go on")
     return progress
+
+
+def seed_of(seed: int, step: int, rank: int) -> int:
+    """Return the seed of what is random in one rank's step, so that nothing about it need be saved."""
+    return (seed * 1_000_003 + step) * 10_007 + rank
 
 
 def take_step(engine: Engine, micro_batches: list[Batch], targets: int, how: Preprocessing) -> tuple[float, float]:
