@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from vlm.errors import Unusable
 from vlm.model.qwen_v1_tokenizer import (
@@ -60,28 +61,20 @@ def convert(source: Path, out: Path, allow_pickle: bool = False) -> dict[str, in
     `out` is there only once it is whole: until then it is OUT.partial, which a later call begins anew.
     Raises Unusable if `out` exists, `source` is no v1 checkpoint, or a part of it is missing or damaged.
     """
+    partial = out.with_name(out.name + ".partial")
     if out.exists():
         raise Unusable(f"{out} exists: delete it, or choose another folder")
-    settings = read_settings(source)
-    generation = _read_json(source / "generation_config.json") if (source / "generation_config.json").is_file() else {}
-    cuts = plan_cuts(find_files(source, allow_pickle), layout(settings), BUFFERS)
-    tokens = read_ranks(source / VOCABULARY, settings["vocab_size"])
-    tokenizer = build_tokenizer(tokens, find_merges(tokens))
-    end = END_OF_TEXT if generation.get("chat_format") == "raw" else TURN_END  # "raw": published before its chat training
-    ids = {"eos_token_id": tokenizer.token_to_id(end), "pad_token_id": tokenizer.token_to_id(END_OF_TEXT)}
-
-    partial = out.with_name(out.name + ".partial")
+    if source.resolve().is_relative_to(partial.resolve()):
+        raise Unusable(f"{source} would be overwritten on the way to {out}: choose another folder")
     try:
+        settings = read_settings(source)
+        cuts = plan_cuts(find_files(source, allow_pickle), layout(settings), BUFFERS)
+        tokens = read_ranks(source / VOCABULARY, settings["vocab_size"])
+        tokenizer = build_tokenizer(tokens, find_merges(tokens))
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
-        save_tokenizer(tokenizer, partial, end, settings["seq_length"])
-        _write_json(partial / "config.json", native_settings(settings, widest_dtype(cuts)) | ids)
-        ends = {"eos_token_id": sorted(set(ids.values()), reverse=True)}
-        kept = {name: generation[name] for name in SAMPLING if name in generation}
-        _write_json(partial / "generation_config.json", kept | ids | ends)
-        for licence in [*source.glob("LICENSE*"), *source.glob("NOTICE*")]:
-            shutil.copyfile(licence, partial / licence.name)
+        _write_small_files(source, settings, widest_dtype(cuts), tokenizer, partial)
         files = write_cuts(cuts, partial, f"{out.name}: converting")
         _publish(partial, out)
     except OSError as problem:
@@ -164,6 +157,24 @@ def native_settings(settings: Mapping[str, Any], dtype: torch.dtype) -> dict[str
         "bos_token_id": None,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
+
+
+def _write_small_files(
+    source: Path, settings: Mapping[str, Any], dtype: torch.dtype, tokenizer: Tokenizer, out: Path
+) -> None:
+    """Write tokenizer, settings and licences; a model that was not trained to chat ends its texts with END_OF_TEXT."""
+    path = source / "generation_config.json"
+    generation = _read_json(path) if path.is_file() else {}
+    end = END_OF_TEXT if generation.get("chat_format") == "raw" else TURN_END
+    ids = {"eos_token_id": tokenizer.token_to_id(end), "pad_token_id": tokenizer.token_to_id(END_OF_TEXT)}
+    ends = {"eos_token_id": sorted(set(ids.values()), reverse=True)}
+    save_tokenizer(tokenizer, out, end, settings["seq_length"])
+    _write_json(out / "config.json", native_settings(settings, dtype) | ids)
+    sampling = {name: generation[name] for name in SAMPLING if name in generation}
+    _write_json(out / "generation_config.json", sampling | ids | ends)
+    for licence in [*source.glob("LICENSE*"), *source.glob("NOTICE*")]:
+        if licence.is_file():
+            shutil.copyfile(licence, out / licence.name)
 
 
 def _publish(partial: Path, out: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -65,8 +66,10 @@ class Report:
         self._since, self._waited = time.monotonic(), 0.0
         self._tokens, self._samples, self._steps = progress.tokens, progress.samples, progress.step
 
-    def close(self) -> None:
-        """Finish the bar and the event file."""
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> None:
         if self._first:
             self._bar.close()
             self._board.close()

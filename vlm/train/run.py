@@ -10,14 +10,15 @@ from transformers import LlavaForConditionalGeneration
 from vlm import ranks
 from vlm.config import Dtype, Strategy, TrainConfig
 from vlm.data.chat import Chat
+from vlm.data.index import Split
 from vlm.data.loader import Steps, check_split, load_steps
 from vlm.data.pixels import Preprocessing
-from vlm.data.plan import make_plan
+from vlm.data.plan import Plan, make_plan
 from vlm.model.export import link_folder, save_weights, stored_dtype
 from vlm.model.forward import PackedLoss
 from vlm.train import strategy
 from vlm.train.checkpoint import Checkpoints
-from vlm.train.engine import join_ranks, start_engine
+from vlm.train.engine import Engine, join_ranks, start_engine
 from vlm.train.loop import fit
 from vlm.train.report import Report
 
@@ -37,7 +38,39 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
     """
     chat = Chat.of_model(base)
     shards = check_split(split, chat.image_tokens)
-    plan = make_plan(
+    plan = _plan(cfg, seed, shards)
+    join_ranks()
+    if ranks.first():
+        print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
+    model, trainees, engine = _start(cfg, seed, base)
+    checkpoints = Checkpoints(out / "checkpoints", trainees, plan.fingerprint, cfg.runtime.keep)
+    progress = checkpoints.resume(engine)
+    how = Preprocessing.load(base)
+    rows = cfg.runtime.rows_at_once
+    steps = Steps(shards, plan, chat, how, rank=ranks.rank(), ranks=ranks.world(), rows_at_once=rows)
+    name = out.name.removesuffix(".partial")
+    with Report(out, name, plan.steps, cfg.runtime.log_every, progress) as report:
+        fit(
+            engine,
+            load_steps(steps, progress.step, cfg.runtime.workers),
+            plan,
+            progress,
+            checkpoints,
+            report,
+            how=how,
+            seed=seed,
+            schedule=cfg.schedule,
+            warmup_ratio=cfg.warmup_ratio,
+            save_every=cfg.runtime.save_every,
+        )
+    if ranks.first():
+        _export(model, cfg.strategy, base, out)
+    ranks.barrier()
+    return {**asdict(progress), "trainable_parameters": sum(t.weight.numel() for t in trainees), "ranks": ranks.world()}
+
+
+def _plan(cfg: TrainConfig, seed: int, shards: Split) -> Plan:
+    return make_plan(
         shards.rows,
         seed,
         epochs=cfg.epochs,
@@ -47,14 +80,15 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
         pack_images=cfg.pack_images,
         packing=cfg.packing,
     )
-    join_ranks()
+
+
+def _start(cfg: TrainConfig, seed: int, base: Path) -> tuple[torch.nn.Module, list[strategy.Trainee], Engine]:
+    """Load the model, freeze what the strategy freezes and wrap it; return model, what trains, and engine."""
     bfloat16 = cfg.dtype is Dtype.bfloat16 or (cfg.dtype is None and ranks.device().type == "cuda")
-    llava = LlavaForConditionalGeneration.from_pretrained(
-        base, local_files_only=True, dtype=torch.bfloat16 if bfloat16 else torch.float32
-    )
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    llava = LlavaForConditionalGeneration.from_pretrained(base, local_files_only=True, dtype=dtype)
     model, trainees = strategy.choose(llava, cfg.strategy, cfg.lora, lambda: torch.manual_seed(seed))
     if ranks.first():
-        print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
         print(strategy.table(model, trainees), flush=True)
     engine = start_engine(
         PackedLoss(llava).to(ranks.device()),
@@ -64,37 +98,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
         bfloat16=bfloat16,
         extra=cfg.deepspeed,
     )
-    checkpoints = Checkpoints(out / "checkpoints", trainees, plan.fingerprint, cfg.runtime.keep)
-    progress = checkpoints.resume(engine)
-    how = Preprocessing.load(base)
-    steps = Steps(
-        shards,
-        plan,
-        chat,
-        how,
-        rank=ranks.rank(),
-        ranks=ranks.world(),
-        rows_at_once=cfg.runtime.rows_at_once,
-    )
-    report = Report(out, out.name.removesuffix(".partial"), plan.steps, cfg.runtime.log_every, progress)
-    fit(
-        engine,
-        load_steps(steps, progress.step, cfg.runtime.workers),
-        plan,
-        progress,
-        checkpoints,
-        report,
-        how=how,
-        seed=seed,
-        schedule=cfg.schedule,
-        warmup_ratio=cfg.warmup_ratio,
-        save_every=cfg.runtime.save_every,
-    )
-    report.close()
-    if ranks.first():
-        _export(model, cfg.strategy, base, out)
-    ranks.barrier()
-    return {**asdict(progress), "trainable_parameters": sum(t.weight.numel() for t in trainees), "ranks": ranks.world()}
+    return model, trainees, engine
 
 
 def _export(model: torch.nn.Module, chosen: Strategy, base: Path, out: Path) -> None:
