@@ -1,10 +1,11 @@
-"""Stage 01: join tower, projector and language model into one LLaVA folder.
+"""Stage 01: join tower, projector and language model into one LLaVA folder, and check that it is what its parts are.
 
 Reads   00_tokenizer        the patched tokenizer
-        model.vision_tower, model.language_model
+        model.vision_tower, model.language_model; or model.base, a LLaVA that is joined already
 Writes  01_assemble/model/  config, weights, tokenizer, processor
 
     python stages/01_assemble.py model=demo
+    python stages/01_assemble.py model=llava_1_5_7b
 
 Run it again to resume.
 """
@@ -26,9 +27,9 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
 
     locate(cfg.model.language_model, "language model")
     locate(cfg.model.vision_tower, "vision tower")
-    from vlm.model.assemble import assemble
+    from vlm.model.build import build
 
-    write_figures(out, assemble(cfg.model, inputs["00_tokenizer"], cfg.seed, out / "model"))
+    write_figures(out, build(cfg.model, inputs["00_tokenizer"], cfg.seed, out / "model"))
 
 
 stage = Stage(__file__, ("00_tokenizer",), ("seed", "model"), work)

@@ -2,7 +2,7 @@
 
 Reads   00_tokenizer  to count tokens
         data          corpora for 03 and 04 and what is held out from them
-Writes  02_shard      <split>/000000.tar …, index.npy, shards.json, rejects.jsonl
+Writes  02_shard      <split>/000000.tar …, index.npy, shards.json, rejects.jsonl; preview.html
 
     python stages/02_shard.py 'data.finetune.sources=[{path: my.json, images: my_images}]'
 
@@ -25,23 +25,25 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     from vlm.data.sources import check
     from vlm.model.hub import locate
 
-    for split in (cfg.data.pretrain, cfg.data.finetune):
-        for source in (*split.sources, *split.held_out):
-            check(source)
+    splits = (cfg.data.pretrain, cfg.data.finetune)
+    for source in (*(one for split in splits for one in (*split.sources, *split.held_out)), *cfg.data.exclude):
+        check(source)
     locate(cfg.model.vision_tower, "vision tower")
     from vlm.data.chat import Chat
+    from vlm.data.inspect import write_preview
     from vlm.data.shards import build
     from vlm.model.tower import tower_shape
 
     shape = tower_shape(cfg.model.vision_tower, cfg.model.vision_feature_select_strategy)
     chat = Chat.load(str(inputs["00_tokenizer"]), cfg.model.image_token, shape.image_tokens)
     write_figures(out, build(cfg.data, chat, cfg.seed, out))
+    write_preview(out, chat, cfg.data.runtime.preview, cfg.seed)
 
 
 stage = Stage(
     __file__,
     ("00_tokenizer",),
-    ("seed", "data", "model.vision_tower", "model.vision_feature_select_strategy"),
+    ("seed", "data", "model.base", "model.vision_tower", "model.vision_feature_select_strategy"),
     work,
 )
 

@@ -39,6 +39,21 @@ class Dtype(Enum):
     bfloat16 = "bfloat16"
 
 
+class ProjectorKind(Enum):
+    """From tower to language model: `mlp2x_gelu` is LLaVA 1.5's, `linear` is one layer, as in LLaVA v1."""
+
+    mlp2x_gelu = "mlp2x_gelu"
+    linear = "linear"
+
+
+class ChatTemplate(Enum):
+    """Templates for language models without one of their own: vlm/model/templates/."""
+
+    chatml = "chatml"
+    vicuna = "vicuna"
+    plain = "plain"
+
+
 class Form(Enum):
     """Text around a sample: `plain` is picture, caption, end; `chat` is the tokenizer's chat template."""
 
@@ -47,9 +62,31 @@ class Form(Enum):
 
 
 class SourceFormat(Enum):
-    """Layout of a corpus on disk."""
+    """Layout of a corpus on disk: one reader each in vlm/data/sources.py, which says whose layout it is."""
 
     llava = "llava"
+    coco_captions = "coco_captions"
+    vqa = "vqa"
+    aokvqa = "aokvqa"
+    scienceqa = "scienceqa"
+    pope = "pope"
+    ai_challenger = "ai_challenger"
+    tars = "tars"
+    parquet = "parquet"
+
+
+class Captions(Enum):
+    """Of a picture with several captions: a sample of each, or of one, chosen by the seed."""
+
+    all = "all"
+    one = "one"
+
+
+class Answers(Enum):
+    """What a question with choices teaches: the answer in words, or the letter of the right choice."""
+
+    direct = "direct"
+    choice = "choice"
 
 
 class Strategy(Enum):
@@ -79,28 +116,50 @@ class Scorer(Enum):
 class ModelConfig:
     """Stages 00 and 01: the parts and how they are joined."""
 
-    language_model: str = MISSING  # folder or hub id of a decoder, with its tokenizer
+    language_model: str = MISSING  # folder or hub id (id@revision) of a decoder, with its tokenizer
     vision_tower: str = MISSING  # folder or hub id of a CLIP or SigLIP tower
+    base: str | None = None  # folder or hub id of a LLaVA that is whole already: stands for both, nothing is assembled
     image_token: str = "<image>"
-    vision_feature_layer: int = -2  # which hidden state of the tower is used; -1 is the last
+    chat_template: ChatTemplate | None = None  # only for a tokenizer that has none
+    projector: ProjectorKind = ProjectorKind.mlp2x_gelu
+    vision_feature_layer: int = -2  # hidden state of the tower; -1 is the last. LLaVA's choice for CLIP and SigLIP
     vision_feature_select_strategy: FeatureSelect | None = None  # null: `default` if the tower has a CLS, else `full`
     geometry: Geometry = Geometry.pad
     dtype: Dtype = Dtype.bfloat16  # of the stored weights
+    allow_pickle: bool = False  # read pytorch_model.bin, as tensors alone, where there are no safetensors
+
+    def __post_init__(self) -> None:
+        if self.base is not None:
+            self.language_model = self.vision_tower = self.base
 
 
 @dataclass
 class SourceConfig:
     """One corpus."""
 
-    path: str = MISSING  # JSON list or JSON lines
+    path: str = MISSING  # its file; of tars and parquet also the folder they are in
     name: str | None = None  # in reports; null: the file's name
-    images: str | None = None  # folder that image names are relative to; null if the corpus has no images
+    images: str | None = None  # folder or .zip that image names are relative to; null if the corpus has no images
     format: SourceFormat = SourceFormat.llava
+    annotations: str | None = None  # vqa: the answers; scienceqa: pid_splits.json; coco_captions: instances_*.json
+    split: str | None = None  # scienceqa: which list of pid_splits.json is read
+    image_names: str = "{:012d}.jpg"  # of COCO's pictures by number; 2014: COCO_train2014_{:012d}.jpg
+    prompt: str | None = None  # what captions answer, or what follows a question; null: what LLaVA says there
+    captions: Captions = Captions.all  # coco_captions, ai_challenger
+    answers: Answers = Answers.direct  # aokvqa
     limit: int | None = None  # read only the first rows
+    fraction: float = 1.0  # of those rows, chosen by the seed
+    repeat: int = 1  # how often the chosen rows are read
 
     @property
     def label(self) -> str:
         return self.name or Path(self.path).stem
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise Unusable(f"data source {self.label}: fraction={self.fraction} is not in (0, 1]")
+        if self.repeat < 1 or (self.limit or 0) < 0:
+            raise Unusable(f"data source {self.label}: repeat is at least 1, limit at least 0")
 
 
 @dataclass
@@ -120,6 +179,7 @@ class SplitConfig:
 @dataclass
 class ShardRuntime:
     workers: int = 2  # processes that check pictures and write shards
+    preview: int = 24  # samples of each source shown in preview.html; 0: no page
 
 
 @dataclass
@@ -128,11 +188,19 @@ class DataConfig:
 
     pretrain: SplitConfig = field(default_factory=SplitConfig)
     finetune: SplitConfig = field(default_factory=SplitConfig)
+    exclude: list[SourceConfig] = field(default_factory=list)  # samples that show a picture of these are left out
+    exclude_distance: int | None = 4  # of 64 bits in which near-equal pictures may differ; null: only equal bytes
+    drop_duplicates: bool = False  # samples with the same pictures and the same text are counted, or left out
     max_tokens: int = 2048  # of one sample, image tokens included; later turns are cut, longer ones rejected
     max_pixels: int = 178_956_970  # of one picture: larger ones are rejected before they are decoded
+    max_image_bytes: int = 268_435_456  # of one picture's file: larger ones are rejected before they are read
     samples_per_shard: int = 1000
     max_reject_fraction: float = 0.01  # the stage fails above it
     runtime: ShardRuntime = field(default_factory=ShardRuntime)
+
+    def __post_init__(self) -> None:
+        if self.exclude_distance is not None and not 0 <= self.exclude_distance < 32:
+            raise Unusable(f"data.exclude_distance={self.exclude_distance} is not in [0, 32)")
 
 
 @dataclass

@@ -118,3 +118,12 @@ def encoded():
         return out.getvalue()
 
     return make
+
+
+@pytest.fixture
+def many(corpus, record, encoded):
+    """A corpus of 30 samples with one picture each, three of them bad."""
+    pictures = {f"{number}.png": encoded(number) for number in range(30)}
+    pictures |= {"7.png": b"", "19.png": pictures["19.png"][:400]}
+    del pictures["23.png"]
+    return corpus([record(number, f"{number}.png") for number in range(30)], "many", pictures)

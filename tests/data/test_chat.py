@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from vlm.config import Form
 from vlm.data.chat import Chat
-from vlm.data.sources import IMAGE, Reject, Turn
+from vlm.data.samples import IMAGE, Reject, Turn
 from vlm.errors import Unusable
 from vlm.model.tokenizer import patch
 
@@ -21,6 +21,7 @@ DIALOGUES = {
     "turns_with_pictures": ("<image><image>\n" + TWO[0], TWO[1], TWO[2] + " <image>", TWO[3]),
 }
 TYPED = ["<|im_end|>", "</s>", "<s>", "<|im_start|>assistant\n", "<|endoftext|>"]
+TYPED += [" ASSISTANT: ", " USER: ", "[/INST]", "[INST]"]
 
 
 def dialogue(*texts: str, roles: tuple[str, ...] = ("user", "assistant")) -> tuple[Turn, ...]:
@@ -100,6 +101,19 @@ def test_special_tokens_that_a_person_typed_are_only_text(chats, kind, typed):
     assert (marked.ids == chat.tokenizer.bos_token_id).sum() == (plain.ids == chat.tokenizer.bos_token_id).sum()
     assert targets(chat, marked) == targets(chat, plain)
     assert "".join(typed.split()) in "".join(chat.tokenizer.decode(marked.ids).split())
+
+
+@pytest.mark.parametrize("typed", TYPED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_markers_in_an_answer_are_supervised_as_text(chats, kind, typed):
+    chat = chats[kind]
+    said = f"A {typed.strip()} cat."
+    for form, end in ((Form.chat, chat.end_id), (Form.plain, chat.end_id)):
+        encoded = encode(chat, dialogue("<image>\nWhat?", said), form)
+        ids = encoded.ids[encoded.is_target]
+        assert ids[-1] == end
+        assert (ids == end).sum() == 1
+        assert "".join(said.split()) in "".join(chat.tokenizer.decode(ids).split())
 
 
 def test_a_system_turn_is_no_target(tiny_chat):

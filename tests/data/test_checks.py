@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
 from vlm.config import Form
 from vlm.data.checks import Checks
-from vlm.data.sources import Reject, Row, Sample, Turn
+from vlm.data.duplicates import NONE
+from vlm.data.images import InFolder, InTar
+from vlm.data.samples import Reject, Row, Sample, Turn
 
 EXCHANGE = (Turn("user", "<image>\nWhat?"), Turn("assistant", "red"))
 
@@ -16,7 +20,7 @@ def checks(tiny_chat):
 @pytest.fixture
 def picture(tmp_path):
     Image.new("RGB", (20, 30), "red").save(tmp_path / "a.png")
-    return tmp_path / "a.png"
+    return InFolder(str(tmp_path), "a.png")
 
 
 def row(*turns, images=()) -> Row:
@@ -39,8 +43,8 @@ def test_turns_that_do_not_fit_are_neither_counted_nor_kept(checks, picture):
 
 def test_a_fault_of_a_picture_names_its_file(checks, tmp_path, picture):
     with pytest.raises(Reject, match="missing_image: .*b.png: No such file"):
-        checks.of(row(*EXCHANGE, images=[tmp_path / "b.png"]))
-    picture.write_bytes(picture.read_bytes()[:40])
+        checks.of(row(*EXCHANGE, images=[InFolder(str(tmp_path), "b.png")]))
+    (tmp_path / "a.png").write_bytes(picture.read()[:40])
     with pytest.raises(Reject, match="a.png"):
         checks.of(row(*EXCHANGE, images=[picture]))
 
@@ -48,3 +52,22 @@ def test_a_fault_of_a_picture_names_its_file(checks, tmp_path, picture):
 def test_a_row_that_was_rejected_on_reading_stays_so(checks):
     with pytest.raises(Reject, match="format"):
         checks.of(Row("mine", "1", Reject("format", "no turns")))
+
+
+def test_a_file_that_is_too_large_is_not_read(checks, picture):
+    small = replace(checks, max_image_bytes=10)
+    with pytest.raises(Reject, match="too_large: .*a.png: .* bytes, more than 10"):
+        small.of(row(*EXCHANGE, images=[picture]))
+
+
+def test_a_damaged_archive_is_a_corrupt_picture(checks, tmp_path):
+    (tmp_path / "0.tar").write_bytes(b"x" * 10)
+    with pytest.raises(Reject, match="corrupt: .*0.tar/a.jpg: the archive ends"):
+        checks.of(row(*EXCHANGE, images=[InTar(str(tmp_path / "0.tar"), "a.jpg", 5, 100)]))
+
+
+def test_a_row_has_the_digest_that_its_check_finds(checks, picture):
+    good = row(*EXCHANGE, images=[picture])
+    assert checks.digest(good) == checks.of(good).digest
+    assert checks.digest(row(*EXCHANGE, images=[InFolder("none", "a.png")])) == NONE
+    assert checks.digest(Row("mine", "1", Reject("format", "no turns"))) == NONE

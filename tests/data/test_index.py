@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vlm.config import Form
 from vlm.data.index import INDEX, MANIFEST, ROW, Split, record_of, shard_name, tar_size
-from vlm.data.sources import Sample, Turn
+from vlm.data.samples import Sample, Turn
 from vlm.errors import Unusable
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

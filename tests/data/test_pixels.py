@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL.PngImagePlugin import PngInfo
 from transformers import LlavaImageProcessorPil
 
 from vlm.config import Geometry
+from vlm.data import pixels
 from vlm.data.pixels import Preprocessing, decode, inspect, normalise, prepare
-from vlm.data.sources import Reject
+from vlm.data.samples import Reject
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 PLENTY = 10**6  # pixels
@@ -22,6 +24,18 @@ def saved(picture: Image.Image, form: str, **settings) -> bytes:
     out = io.BytesIO()
     picture.save(out, form, **settings)
     return out.getvalue()
+
+
+def png(width: int, height: int, depth: int, colour: int, levels: bytes, transparent: bytes | None = None) -> bytes:
+    """Write a PNG of one row, or a false one of more, by hand: `colour` 0 is grey, 2 is RGB."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    key = b"" if transparent is None else chunk(b"tRNS", transparent)
+    rows = chunk(b"IDAT", zlib.compress(b"\0" + levels))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key + rows + chunk(b"IEND", b"")
 
 
 def smooth(width: int, height: int) -> Image.Image:
@@ -81,7 +95,53 @@ def test_a_truncated_picture_is_rejected(form, share):
 def test_what_is_no_picture_is_rejected():
     assert code_of(b"") == "empty"
     assert code_of(b"<html>404 not found</html>") == "not_an_image"
-    assert code_of(b"\xff\xd8\xff") == "not_an_image"
+    assert code_of(b"BMs are short for ballistic missiles") == "corrupt"
+    assert code_of(b"\xff\xd8\xff") == "corrupt"
+
+
+def test_a_reject_reads_the_same_in_every_run():
+    for data in (b"<html>404 not found</html>", b"\x89PNG\r\n\x1a\n no chunk"):
+        with pytest.raises(Reject) as reject:
+            inspect(data, PLENTY)
+        assert " at 0x" not in reject.value.detail
+
+
+def test_a_heif_photograph_is_named_as_such():
+    assert code_of(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99)) == "unsupported"
+
+
+def test_a_large_file_is_rejected_before_it_is_opened(monkeypatch):
+    data = saved(smooth(20, 14), "PNG")
+    assert inspect(data, PLENTY, len(data)).width == 20
+    monkeypatch.setattr(Image, "open", lambda *args, **settings: pytest.fail("opened"))
+    with pytest.raises(Reject, match=f"too_large: {len(data)} bytes"):
+        inspect(data, PLENTY, len(data) - 1)
+
+
+def test_a_bomb_of_text_inside_a_picture_is_rejected():
+    text = PngInfo()
+    text.add_text("comment", "a" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    assert code_of(saved(smooth(20, 14), "PNG", pnginfo=text)) == "too_large"
+
+
+def test_an_icon_larger_than_its_header_says_is_rejected():
+    data = bytearray(saved(smooth(64, 64), "ICO", sizes=[(64, 64)]))
+    assert inspect(bytes(data), 64 * 64).width == 64
+    data[6:8] = 16, 16
+    assert code_of(bytes(data), 16 * 16) == "too_large"
+
+
+def test_of_a_stereo_photograph_the_first_picture_counts_and_its_bytes_are_kept():
+    data = saved(smooth(20, 14), "MPO", save_all=True, append_images=[Image.new("RGB", (20, 14))])
+    picture = inspect(data, PLENTY)
+    assert (picture.data, picture.extension) == (data, "jpg")
+    assert decode(data).float().mean() > 50
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP"])
+def test_of_an_animation_the_first_frame_counts(form):
+    data = saved(Image.new("RGB", (8, 8), "white"), form, save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    assert decode(inspect(data, PLENTY).data).min() > 250
 
 
 @given(data=st.binary(max_size=200), head=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF"]))
@@ -95,13 +155,7 @@ def test_any_bytes_are_a_picture_or_rejected(data, head):
 
 @pytest.mark.parametrize("edge", [15_000, 60_000])
 def test_a_bomb_is_rejected_before_it_is_decoded(monkeypatch, edge):
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", edge, edge, 8, 2, 0, 0, 0)
-    bomb = (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
-    )
+    bomb = png(edge, edge, 8, 2, bytes(99))
     loaded = []
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda picture: loaded.append(picture.size))
     assert code_of(bomb, 178_956_970) == "too_large"
@@ -138,6 +192,34 @@ def test_sixteen_bit_grey_keeps_its_brightness():
     assert decode(saved(Image.fromarray(levels), "PNG"))[0, 0].tolist() == pytest.approx([0, 1, 127, 255], abs=1)
 
 
+def test_dark_sixteen_bit_grey_of_eight_bit_levels_is_kept():
+    levels = np.array([[0, 10, 200, 255]], np.uint16)
+    assert decode(saved(Image.fromarray(levels), "PNG"))[0, 0].tolist() == [0, 10, 200, 255]
+
+
+def test_transparency_of_sixteen_bit_colours_is_laid_over_white():
+    levels = np.array([[0, 257, 32768, 65535]], np.uint16)
+    grey = decode(png(4, 1, 16, 0, levels.astype(">u2").tobytes(), b"\x80\0"))
+    assert grey[0, 0].tolist() == [0, 1, 255, 255]
+    colours = np.array([[(0, 0x1234, 0x5678), (0, 0xAB00, 0)]], np.uint16)
+    rgb = decode(png(2, 1, 16, 2, colours.astype(">u2").tobytes(), colours[0, 0].astype(">u2").tobytes()))
+    assert rgb[:, 0].T.tolist() == [[255, 255, 255], [0, 0xAB, 0]]
+
+
+def test_transparency_is_the_same_in_one_piece_and_in_bands(monkeypatch):
+    levels = np.random.default_rng(0).integers(0, 256, (13, 7, 4), np.uint8)
+    picture = Image.fromarray(levels)
+    whole = Image.alpha_composite(Image.new("RGBA", (7, 13), "white"), picture).convert("RGB")
+    monkeypatch.setattr(pixels, "BAND", 20)
+    assert decode(saved(picture, "PNG")).permute(1, 2, 0).numpy().tolist() == np.asarray(whole).tolist()
+
+
+@pytest.mark.parametrize("highest", [1.0, 255.0, 65535.0])
+def test_grey_in_floats_keeps_its_brightness(highest):
+    levels = np.array([[0.0, 0.5, 1.0, np.nan]], np.float32) * np.float32(highest)
+    assert decode(saved(Image.fromarray(levels), "TIFF"))[0, 0].tolist() == pytest.approx([0, 127, 255, 0], abs=1)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "I;16", "RGBA"])
 def test_any_mode_becomes_three_colours(mode):
     form = "JPEG" if mode in {"CMYK", "YCbCr"} else "PNG"
@@ -156,6 +238,18 @@ def test_a_rotated_photograph_is_put_upright():
     picture = inspect(data, PLENTY)
     assert (picture.width, picture.height) == (14, 20)
     assert decode(picture.data).numpy().transpose(1, 2, 0).tolist() == np.rot90(np.asarray(upright), -1).tolist()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "TIFF"])
+def test_every_orientation_is_put_upright(form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(smooth(20, 14), form, exif=exif)
+    picture = inspect(data, PLENTY)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert (picture.height, picture.width) == upright.shape[:2]
+    assert np.array_equal(decode(picture.data).permute(1, 2, 0), upright)
 
 
 def test_broken_exif_does_not_cost_the_picture():
@@ -195,6 +289,31 @@ def test_any_size_becomes_a_square_like_the_exported_processors(width, height, g
     differences = np.abs(ours - expected(picture, geometry))
     assert np.quantile(differences, 0.98) <= 2  # a shift by a pixel changes nearly all
     assert differences.max() <= 16  # single pixels beside a hard edge: Pillow rounds between its two passes
+
+
+@pytest.mark.parametrize("size", [(2000, 30), (30, 2000), (1000, 999)], ids=lambda size: "x".join(map(str, size)))
+def test_a_long_picture_is_prepared_alike_without_its_whole_square(monkeypatch, size):
+    colours = decode(saved(smooth(*size), "PNG"))
+    whole = prepare(colours, how(Geometry.pad)).numpy().astype(np.int64)
+    monkeypatch.setattr(pixels, "WIDE", 100)
+    monkeypatch.setattr(pixels, "_pad", within(2_000_000, pixels._pad))
+    assert np.abs(prepare(colours, how(Geometry.pad)).numpy() - whole).max() <= 1
+
+
+def test_the_longest_picture_that_is_accepted_takes_no_gigabytes(monkeypatch):
+    monkeypatch.setattr(pixels, "_pad", within(40_000_000, pixels._pad))
+    for shape in ((3, 189, 37_800), (3, 37_800, 189)):
+        assert prepare(torch.zeros(shape, dtype=torch.uint8), how(Geometry.pad, 336)).shape == (3, 336, 336)
+
+
+def within(most: int, pad):
+    """Return `pad`, but failing if it makes more than so many bytes."""
+
+    def checked(colours, height, width, mean):
+        assert 3 * height * width <= most
+        return pad(colours, height, width, mean)
+
+    return checked
 
 
 def test_normalised_colours_are_those_of_the_exported_processor():

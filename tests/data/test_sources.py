@@ -1,157 +1,117 @@
-import itertools
+import importlib.util
 import json
-import pickle
+import zipfile
 
 import pytest
 
-from vlm.config import SourceConfig
-from vlm.data.sources import Reject, Sample, Turn, read
+from vlm.config import SourceConfig, SourceFormat
+from vlm.data.sources import READERS, check, read
 from vlm.errors import Unusable
 
-TURNS = [{"from": "human", "value": "Is it big?"}, {"from": "gpt", "value": "是的 🙂"}]
-RECORDS = [{"id": number, "conversations": TURNS, "score": 0.5, "question_id": f"q{number}"} for number in range(3)]
+TURNS = [{"from": "human", "value": "Is it big?"}, {"from": "gpt", "value": "yes"}]
 
 
 @pytest.fixture
-def rows_of(tmp_path):
-    """Return a function that reads a text as a corpus; keyword arguments are source settings."""
+def source(tmp_path):
+    """Return a function that makes a corpus of LLaVA records beside files and folders to point at."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.zip").write_text("no zip")
+    (tmp_path / "other.json").write_text("{}")
 
-    def read_text(text: str | bytes, **settings) -> list:
-        path = tmp_path / "corpus.json"
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return list(read(SourceConfig(name="mine", path=str(path), **settings)))
+    def make(count: int = 3, **settings) -> SourceConfig:
+        records = [{"id": str(number), "conversations": TURNS} for number in range(count)]
+        (tmp_path / "all.json").write_text("\n".join(map(json.dumps, records)))
+        places = {key: str(tmp_path / settings[key]) for key in ("path", "images", "annotations") if key in settings}
+        return SourceConfig(**{"path": str(tmp_path / "all.json"), "name": "mine"} | settings | places)
 
-    return read_text
-
-
-def reject_of(rows: list) -> str:
-    (row,) = rows
-    assert isinstance(row.sample, Reject)
-    return row.sample.code
-
-
-FORMATS = {
-    "list": json.dumps(RECORDS),
-    "indented": "\n " + json.dumps(RECORDS, indent=2, ensure_ascii=False),
-    "lines": "\n".join(map(json.dumps, RECORDS)),
-    "lines_with_gaps": "\n\n".join(map(json.dumps, RECORDS)) + "\n\n",
-}
+    return make
 
 
-@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "bom"])
-@pytest.mark.parametrize("text", FORMATS.values(), ids=FORMATS)
-def test_lists_and_lines_give_the_same_rows(rows_of, text, mark):
-    rows = rows_of(mark + text)
-    assert [row.id for row in rows] == ["0", "1", "2"]
-    assert rows[1].source == "mine"
-    assert rows[1].sample == Sample(
-        "1",
-        "mine",
-        (Turn("user", "Is it big?"), Turn("assistant", "是的 🙂")),
-        extra={"score": 0.5, "question_id": "q1"},
-    )
+def ids(source: SourceConfig, seed: int = 0) -> list[str]:
+    return [row.id for row in read(source, seed)]
 
 
-def test_ids_stay_strings_with_their_zeros(rows_of):
-    ids = ["000000442786", 442786, "GCC_1", 1.5]
-    rows = rows_of(json.dumps([{"id": identity, "conversations": TURNS} for identity in ids]))
-    assert [row.id for row in rows] == [row.sample.id for row in rows] == ["000000442786", "442786", "GCC_1", "1.5"]
-
-
-def test_a_row_without_an_id_is_named_by_its_place(rows_of):
-    rows = rows_of(json.dumps([{"conversations": TURNS}, {"conversations": TURNS}, 7]))
-    assert [row.id for row in rows] == ["row0", "row1", "row2"]
-
-
-def test_pictures_are_found_in_the_folder_in_their_order(rows_of, tmp_path):
-    records = [{"conversations": TURNS, "image": "a/1.jpg"}, {"conversations": TURNS, "image": ["b.jpg", "a.jpg"]}]
-    one, two = rows_of(json.dumps(records), images=str(tmp_path))
-    assert one.sample.images == (tmp_path / "a/1.jpg",)
-    assert two.sample.images == (tmp_path / "b.jpg", tmp_path / "a.jpg")
-
-
-@pytest.mark.parametrize("image", ["", None, []])
-def test_an_empty_picture_name_is_no_picture(rows_of, image):
-    (row,) = rows_of(json.dumps([{"conversations": TURNS, "image": image}]))
-    assert row.sample.images == ()
+def test_every_format_has_its_reader():
+    assert set(READERS) == set(SourceFormat)
 
 
 @pytest.mark.parametrize(
-    ("record", "code"),
+    ("settings", "fault"),
     [
-        ([1, 2], "format"),
-        ("text", "format"),
-        (None, "format"),
-        ({"id": "1"}, "format"),
-        ({"conversations": {"from": "human", "value": "x"}}, "format"),
-        ({"conversations": ["x"]}, "format"),
-        ({"conversations": [["human", "x"]]}, "format"),
-        ({"conversations": [{"from": "human"}]}, "format"),
-        ({"conversations": [{"from": "human", "value": 3}]}, "format"),
-        ({"conversations": [{"from": "robot", "value": "x"}]}, "roles"),
-        ({"conversations": [{"value": "x"}]}, "roles"),
-        ({"conversations": TURNS, "image": 5}, "format"),
-        ({"conversations": TURNS, "image": {"path": "a.jpg"}}, "format"),
-        ({"conversations": TURNS, "image": ["a.jpg", 5]}, "format"),
+        ({"path": "none.json"}, r"mine: .*none\.json is not there"),
+        ({"path": "images"}, r"images is not there"),
+        ({"images": "none"}, r"the picture folder .*none is not there"),
+        ({"images": "text.zip"}, r"text.zip is neither a folder nor a readable zip"),
+        ({"annotations": "other.json"}, "llava takes no annotations"),
+        ({"format": SourceFormat.vqa, "images": "images"}, "vqa needs annotations="),
+        ({"format": SourceFormat.vqa, "images": "images", "annotations": "none"}, "annotations .*none are not there"),
+        ({"format": SourceFormat.pope}, "pope needs images="),
+        ({"format": SourceFormat.scienceqa, "split": "train"}, "split= and annotations="),
+        ({"format": SourceFormat.scienceqa, "annotations": "other.json"}, "split= and annotations="),
+        ({"format": SourceFormat.tars, "path": "empty"}, r"empty holds no \*.tar"),
+        ({"format": SourceFormat.parquet, "path": "empty"}, r"empty holds no \*.parquet"),
     ],
 )
-def test_a_record_of_another_shape_is_rejected_in_its_place(rows_of, tmp_path, record, code):
-    good = {"id": "good", "conversations": TURNS}
-    before, *bad, after = rows_of(json.dumps([good, record, good]), images=str(tmp_path))
-    assert reject_of(bad) == code
-    assert isinstance(before.sample, Sample)
-    assert isinstance(after.sample, Sample)
+def test_what_is_missing_is_named_before_anything_is_read(source, settings, fault):
+    with pytest.raises(Unusable, match=fault) as found:
+        check(source(**settings))
+    assert "\n" not in str(found.value)
+    with pytest.raises(Unusable, match=fault):
+        list(read(source(**settings)))
 
 
-def test_a_picture_without_a_folder_is_rejected(rows_of):
-    assert reject_of(rows_of(json.dumps([{"conversations": TURNS, "image": "a.jpg"}]))) == "no_image_folder"
+def test_parquet_without_its_library_names_the_extra(source, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Unusable, match=r"parquet needs pyarrow: run  pip install -e '.\[parquet\]'"):
+        check(source(format=SourceFormat.parquet))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        FORMATS["list"][:-10],
-        FORMATS["list"][:-1],
-        FORMATS["list"] + "x",
-        FORMATS["lines"][:-10],
-        FORMATS["lines"] + "\nnone",
-        b"[" + json.dumps(RECORDS[0]).encode() + b', "\xff"]',
-        b'{"id": "\xff"}',
-        b"\x00\x01\x02",
-    ],
-)
-def test_text_that_is_no_whole_json_is_named_in_one_line(rows_of, text):
-    with pytest.raises(Unusable, match="corpus.json") as fault:
-        rows_of(text)
-    assert "\n" not in str(fault.value)
-
-
-def test_rows_before_a_fault_are_read_and_its_line_is_named(tmp_path):
-    path = tmp_path / "lines.json"
-    path.write_text(FORMATS["lines"] + "\n{")
-    rows = read(SourceConfig(name="mine", path=str(path)))
-    assert len(list(itertools.islice(rows, 3))) == 3
-    with pytest.raises(Unusable, match="line 4"):
-        next(rows)
-
-
-def test_a_missing_corpus_or_picture_folder_is_named(tmp_path):
-    with pytest.raises(Unusable, match=r"data source mine: .*none\.json is not there"):
-        list(read(SourceConfig(name="mine", path=str(tmp_path / "none.json"))))
-    (tmp_path / "all.json").write_text("[]")
-    with pytest.raises(Unusable, match=r"picture folder .*none is not there"):
-        list(read(SourceConfig(name="mine", path=str(tmp_path / "all.json"), images=str(tmp_path / "none"))))
+def test_a_demo_that_was_not_drawn_says_how_to_draw_it():
+    with pytest.raises(Unusable, match="run  python -m vlm.demo  first"):
+        check(SourceConfig(path="demo/none/all.json"))
 
 
 @pytest.mark.parametrize(("limit", "count"), [(0, 0), (2, 2), (9, 3), (None, 3)])
-def test_only_the_first_rows_are_read_up_to_the_limit(rows_of, limit, count):
-    assert len(rows_of(FORMATS["list"], limit=limit)) == count
+def test_only_the_first_rows_are_read_up_to_the_limit(source, limit, count):
+    assert len(ids(source(limit=limit))) == count
 
 
-def test_a_limit_reads_no_further(rows_of):
-    assert len(rows_of("\n".join([*map(json.dumps, RECORDS[:2]), "{"]), limit=2)) == 2
+def test_a_limit_reads_no_further(source, tmp_path):
+    cut = source(limit=2)
+    (tmp_path / "all.json").write_text((tmp_path / "all.json").read_text()[:-3])
+    assert ids(cut) == ["0", "1"]
 
 
-def test_a_reject_survives_the_way_to_a_worker_process():
-    reject = pickle.loads(pickle.dumps(Reject("format", "a list stands here")))
-    assert (reject.code, reject.detail, str(reject)) == ("format", "a list stands here", "format: a list stands here")
+def test_a_fraction_is_chosen_by_the_seed_and_not_by_the_picture(source):
+    half = source(400, fraction=0.5)
+    chosen = ids(half)
+    assert 150 < len(chosen) < 250
+    assert chosen == ids(half) == sorted(chosen, key=int)
+    assert chosen != ids(half, seed=1)
+    assert set(ids(source(400, fraction=0.2))) < set(chosen)
+
+
+def test_a_source_is_read_as_often_as_it_is_repeated(source):
+    rows = list(read(source(limit=2, repeat=3)))
+    assert [(row.id, row.copy) for row in rows] == [(str(n), copy) for copy in range(3) for n in range(2)]
+    half = source(100, fraction=0.5, repeat=2)
+    assert ids(half) == 2 * ids(source(100, fraction=0.5))
+
+
+@pytest.mark.parametrize("wrong", [{"fraction": 0.0}, {"fraction": 1.5}, {"repeat": 0}, {"limit": -1}])
+def test_a_share_that_cannot_be_is_refused(wrong):
+    with pytest.raises(Unusable, match="data source a"):
+        SourceConfig(path="a.json", **wrong)
+
+
+def test_an_unreadable_zip_is_one_line(source, tmp_path):
+    with zipfile.ZipFile(tmp_path / "cut.zip", "w") as made:
+        made.writestr("a.jpg", b"a" * 1000)
+    data = bytearray((tmp_path / "cut.zip").read_bytes())
+    at = data.index(b"PK\1\2")
+    data[at : at + 4] = b"ruin"
+    (tmp_path / "cut.zip").write_bytes(data)
+    with pytest.raises(Unusable, match="data source mine cannot be read") as fault:
+        list(read(source(images="cut.zip")))
+    assert "\n" not in str(fault.value)

@@ -6,15 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
+    GemmaConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    MistralConfig,
     Qwen2Config,
+    Qwen3Config,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    SiglipTextConfig,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
@@ -38,6 +47,14 @@ LANGUAGE = {
     "pad_token_id": None,
 }
 LANGUAGE_MODELS = {"qwen2": Qwen2Config(**LANGUAGE), "llama": LlamaConfig(**LANGUAGE)}
+FAMILIES = {  # as published, but for the sizes: tied or not, with or without spare rows for a new word
+    "qwen2": (Qwen2Config, {"vocab_size": 384}),
+    "qwen2_5": (Qwen2Config, {"vocab_size": 384, "tie_word_embeddings": True}),
+    "qwen3": (Qwen3Config, {"vocab_size": 384, "tie_word_embeddings": True, "head_dim": 16}),
+    "llama": (LlamaConfig, {}),
+    "mistral": (MistralConfig, {"sliding_window": 64}),
+    "gemma": (GemmaConfig, {"tie_word_embeddings": True, "head_dim": 16}),
+}
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +106,39 @@ def whole_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     CLIPModel(config).save_pretrained(folder)
     save_processor(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def siglip2_tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SigLIP 2 of one resolution as published: the siglip classes, both halves, another picture processor."""
+    folder = tmp_path_factory.mktemp("siglip2")
+    torch.manual_seed(6)
+    text = SiglipTextConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9
+    )
+    vision = SiglipVisionConfig(**VISION, image_size=24, patch_size=8)
+    SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())).save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 24, "width": 24}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def family(tiny_language_model, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that makes a language model of a family, random float32 weights, with the tiny tokenizer."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            tokenizer = AutoTokenizer.from_pretrained(tiny_language_model)
+            config_class, changes = FAMILIES[name]
+            config = config_class(**(LANGUAGE | {"vocab_size": len(tokenizer)} | changes))
+            torch.manual_seed(7)
+            AutoModelForCausalLM.from_config(config).save_pretrained(made[name])
+            tokenizer.save_pretrained(made[name])
+        return made[name]
+
+    return make
 
 
 def save_processor(folder: Path) -> None:

@@ -22,9 +22,11 @@ from transformers import (
 )
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from vlm.config import Dtype, FeatureSelect, Geometry
+from vlm.config import Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
 from vlm.errors import Unusable
 from vlm.model.assemble import assemble
+from vlm.model.build import build
+from vlm.model.tokenizer import patch
 
 TEXTS = ["What colour is the square?", "a  b\n\nc", "中文 🙂", "<|im_start|>user\nx<|im_end|>\n", "1 , 2 . don't"]
 
@@ -133,6 +135,11 @@ def test_weights_are_stored_in_the_type_of_the_settings(parts):
     assert LlavaConfig.from_pretrained(folder).dtype is torch.bfloat16
 
 
+def test_no_path_of_this_machine_is_stored(parts, tiny_tower):
+    folder, _ = parts()
+    assert not [path for path in folder.glob("*.json*") if str(tiny_tower.parent) in path.read_text()]
+
+
 @pytest.mark.parametrize("geometry", Geometry)
 def test_the_processor_is_llavas_with_the_geometry_of_the_settings(parts, geometry):
     folder, _ = parts(geometry=geometry)
@@ -205,6 +212,129 @@ def test_damaged_weights_are_refused_in_one_line(parts, tiny_language_model, tin
     save_file({name: weight for name, weight in weights.items() if name != lacking}, path, metadata={"format": "pt"})
     assert "lacks 1 weights" in fault_of(parts, **{part: str(folder)})
     path.write_bytes(path.read_bytes()[:-100])
-    assert "cannot be loaded" in fault_of(parts, **{part: str(folder)})
+    assert "cut short" in fault_of(parts, **{part: str(folder)})
     path.unlink()
-    assert "cannot be loaded" in fault_of(parts, **{part: str(folder)})
+    assert "no model.safetensors" in fault_of(parts, **{part: str(folder)})
+
+
+def test_weights_of_another_shape_than_the_config_says_are_refused(parts, language_model):
+    folder = Path(language_model())
+    edit_json(folder / "config.json", intermediate_size=48)
+    assert "down_proj.weight as (32, 64), but its config says (32, 48)" in fault_of(parts, language_model=str(folder))
+
+
+def test_a_tokenizer_whose_ids_exceed_the_embeddings_is_refused(parts, language_model):
+    assert "has 300 embedding rows, but its tokenizer writes ids up to 319" in fault_of(
+        parts, language_model=language_model(vocab_size=300)
+    )
+
+
+def test_nothing_is_written_when_a_part_is_refused(tiny_model_config, tiny_tokenizer, tmp_path):
+    with pytest.raises(Unusable):
+        assemble(dataclasses.replace(tiny_model_config, vision_tower="none"), tiny_tokenizer, 0, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("part", ["language_model", "vision_tower"])
+def test_pickled_weights_are_read_only_if_allowed_and_then_are_the_same(parts, tiny_model_config, tmp_path, part):
+    folder = tmp_path / part
+    shutil.copytree(getattr(tiny_model_config, part), folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert "model.allow_pickle=true" in fault_of(parts, **{part: str(folder)})
+    ours, _ = parts(allow_pickle=True, **{part: str(folder)})
+    assert weights_of(ours) == weights_of(parts()[0])
+
+
+def test_a_linear_projector_is_one_layer_in_the_stock_format(parts):
+    folder, figures = parts(projector=ProjectorKind.linear)
+    projector = opened(folder).model.multi_modal_projector
+    features = torch.randn(3, 16)
+    assert torch.equal(projector(features), projector.linear_1(features))
+    assert figures["projector"] == "linear"
+
+
+def test_every_end_of_the_language_model_ends_an_answer(parts, language_model):
+    source = Path(language_model())
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9], "temperature": 0.7}))
+    generation = opened(parts(language_model=str(source))[0]).generation_config
+    assert generation.eos_token_id == [AutoTokenizer.from_pretrained(source).eos_token_id, 7, 9]
+    assert not generation.do_sample
+
+
+def test_a_layer_that_the_tower_does_not_have_is_refused(parts):
+    assert "has 2 layers, so there is no vision_feature_layer=-4" in fault_of(parts, vision_feature_layer=-4)
+    assert "no vision_feature_layer=3" in fault_of(parts, vision_feature_layer=3)
+
+
+@pytest.fixture
+def based(tiny_model, tmp_path, tiny_model_config):
+    """Return a function that starts from the tiny LLaVA, as any version of transformers may have saved it."""
+
+    def make(**changes) -> tuple[Path, dict]:
+        tokenizer = tmp_path / "tokenizer"
+        patch(changes.get("base", str(tiny_model)), "<image>", tokenizer)
+        model = ModelConfig(language_model="?", vision_tower="?", base=str(tiny_model), dtype=Dtype.float32)
+        out = tmp_path / "based"
+        return out, build(dataclasses.replace(model, **changes), tokenizer, 9, out)
+
+    return make
+
+
+def test_an_assembled_model_is_taken_as_it_is(based, tiny_model):
+    folder, figures = based()
+    assert {name: path.read_bytes() for name, path in files_of(folder).items()} == {
+        name: path.read_bytes() for name, path in files_of(tiny_model).items()
+    }
+    assert figures["gates"]["weights_compared"] == len(load_index(folder)["weight_map"])
+    assert figures["gates"]["text_logits_difference"] == figures["gates"]["tower_features_difference"] == 0
+    assert "projector_seed" not in figures
+    assert LlavaConfig.from_pretrained(folder).to_dict() == LlavaConfig.from_pretrained(tiny_model).to_dict()
+
+
+def test_an_assembled_model_of_other_names_and_files_gets_ours(based, tiny_model, tmp_path):
+    saved = tmp_path / "saved"
+    opened(tiny_model).save_pretrained(saved, max_shard_size="20KB")
+    AutoProcessor.from_pretrained(tiny_model).save_pretrained(saved)
+    assert len(list(saved.glob("*.safetensors"))) > 3
+    state = load_index(saved)["weight_map"]
+    weights = {name: tensor for file in set(state.values()) for name, tensor in load_file(saved / file).items()}
+    renamed = {new_name(name): tensor for name, tensor in weights.items()}
+    for file in [*saved.glob("*.safetensors"), saved / "model.safetensors.index.json"]:
+        file.unlink()
+    save_file(renamed, saved / "model.safetensors", metadata={"format": "pt"})
+    folder, _ = based(base=str(saved))
+    assert weights_of(folder) == weights_of(tiny_model)
+
+
+def new_name(published: str) -> str:
+    """Return the name that transformers 5 gives a weight in memory."""
+    if published.startswith("language_model.lm_head."):
+        return published.removeprefix("language_model.")
+    return "model." + published.replace("language_model.model.", "language_model.").replace(
+        "tower.vision_model", "tower"
+    )
+
+
+def test_a_base_of_another_kind_or_picture_token_is_refused(based, tiny_model, tiny_language_model, tmp_path):
+    with pytest.raises(Unusable, match="is a qwen2 model, not a LlavaForConditionalGeneration"):
+        based(base=str(tiny_language_model))
+    shutil.copytree(tiny_model, tmp_path / "other")
+    edit_json(tmp_path / "other/config.json", image_token_index=5)
+    with pytest.raises(Unusable, match="takes .* for a picture: say model.image_token="):
+        based(base=str(tmp_path / "other"))
+    edit_json(tmp_path / "other/config.json", vision_feature_layer=[-2, -1])
+    with pytest.raises(Unusable, match="joins several tower layers"):
+        based(base=str(tmp_path / "other"))
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in folder.glob("*.safetensors")}
+
+
+def load_index(folder: Path) -> dict:
+    return json.loads((folder / "model.safetensors.index.json").read_text())
+
+
+def edit_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

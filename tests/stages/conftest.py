@@ -11,6 +11,10 @@ ROOT = Path(__file__).parents[2]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("0[0-5]_*.py"))
 
 
+# Trainings in this process leave a launcher's variables behind; a stage must not take itself for a rank of them.
+ALONE = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE", "LOCAL_RANK"}}
+
+
 class Pipeline:
     """Runs stages in a folder of runs, with the same overrides."""
 
@@ -28,7 +32,7 @@ class Pipeline:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env=ALONE | {"OMP_NUM_THREADS": "1"},
         )
 
     def run(self, stage: str, *more: str, run: str = "r") -> tuple[int, str]:

@@ -52,6 +52,14 @@ def test_adapters_never_reach_the_towers_attention(llava):
     assert {trainee.part for trainee in trainees} == {"lora", "projector"}
 
 
+@pytest.mark.parametrize("chosen", [Strategy.projector, Strategy.lora], ids=lambda chosen: chosen.value)
+def test_a_linear_projector_stays_one_layer(llava, chosen):
+    llava.config.projector_hidden_act = "linear"
+    _, trainees = strategy.choose(llava, chosen, LORA, lambda: None)
+    projector = [trainee.name for trainee in trainees if trainee.part == "projector"]
+    assert len(projector) == 2 and all(".linear_1." in name for name in projector)
+
+
 def test_targets_that_match_nothing_are_refused(llava):
     with pytest.raises(Unusable, match="name no layer"):
         strategy.choose(llava, Strategy.lora, LoraConfig(targets=["c_attn"]), lambda: None)

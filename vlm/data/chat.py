@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from vlm.config import Form
-from vlm.data.sources import IMAGE, Reject, Turn
+from vlm.data.samples import IMAGE, Reject, Turn
 from vlm.errors import Unusable
 
 MARK = re.compile(r"⟦(\d+)⟧")  # stands for the text of a turn while a template is taken apart

@@ -1,12 +1,14 @@
 """What a sample must pass before it is written: its pictures decode, its turns make sense, its tokens fit."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from vlm.config import Form
 from vlm.data.chat import Chat
+from vlm.data.contamination import Excluded
+from vlm.data.duplicates import NONE, digest_of
+from vlm.data.images import Damaged, Image
 from vlm.data.pixels import Picture, inspect
-from vlm.data.sources import Reject, Row, Sample
+from vlm.data.samples import Reject, Row, Sample
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Checked:
     tokens: int  # image tokens included
     targets: int  # supervised tokens
     cut_turns: int
+    digest: bytes  # of its pictures and its text, to find duplicates by
 
     @property
     def size(self) -> tuple[int, int]:
@@ -33,26 +36,49 @@ class Checks:
     form: Form
     max_tokens: int
     max_pixels: int
+    max_image_bytes: int = 268_435_456
+    excluded: Excluded | None = None
 
     def of(self, row: Row) -> Checked:
         """Check a row of a corpus.
 
-        Raises Reject, with the reason, if it is no good.
+        Raises Reject, with the reason, if it is no good or not wanted.
         """
         if isinstance(row.sample, Reject):
             raise row.sample
         sample = row.sample
-        pictures = [self._picture(path) for path in sample.images]
+        files = [self._bytes(image) for image in sample.images]
+        pictures = [self._picture(image, data) for image, data in zip(sample.images, files, strict=True)]
         encoded = self.chat.encode(sample.turns, len(pictures), self.form, self.max_tokens)
+        for data in files if self.excluded else ():
+            self.excluded.check(data)
         kept = replace(sample, turns=sample.turns[: len(sample.turns) - encoded.cut_turns])
-        return Checked(kept, pictures, len(encoded.ids), int(encoded.is_target.sum()), encoded.cut_turns)
+        targets = int(encoded.is_target.sum())
+        return Checked(kept, pictures, len(encoded.ids), targets, encoded.cut_turns, digest_of(row, files))
 
-    def _picture(self, path: Path) -> Picture:
+    def digest(self, row: Row) -> bytes:
+        """Return the digest of a row that was not checked; NONE if it has none."""
+        if isinstance(row.sample, Reject):
+            return NONE
         try:
-            data = path.read_bytes()
+            return digest_of(row, [self._bytes(image) for image in row.sample.images])
+        except Reject:
+            return NONE
+
+    def _bytes(self, image: Image) -> bytes:
+        try:
+            size = image.size()
+            data = image.read() if size <= self.max_image_bytes else b""
+        except Damaged as problem:
+            raise Reject("corrupt", f"{image}: {problem}") from None
         except (OSError, ValueError) as problem:  # a name with a zero byte is a ValueError
-            raise Reject("missing_image", f"{path}: {getattr(problem, 'strerror', problem)}") from None
+            raise Reject("missing_image", f"{image}: {getattr(problem, 'strerror', None) or problem}") from None
+        if max(size, len(data)) > self.max_image_bytes:
+            raise Reject("too_large", f"{image}: {max(size, len(data))} bytes, more than {self.max_image_bytes}")
+        return data
+
+    def _picture(self, image: Image, data: bytes) -> Picture:
         try:
-            return inspect(data, self.max_pixels)
+            return inspect(data, self.max_pixels, self.max_image_bytes)
         except Reject as reason:
-            raise Reject(reason.code, f"{path}: {reason.detail}") from None
+            raise Reject(reason.code, f"{image}: {reason.detail}") from None

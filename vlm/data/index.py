@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vlm.config import Form
-from vlm.data.sources import Sample, Turn
+from vlm.data.samples import Sample, Turn
 from vlm.errors import Unusable
 
 ROW = np.dtype(
@@ -42,6 +42,7 @@ class Stored:
 
     sample: Sample  # without pictures
     pictures: tuple[bytes, ...]
+    cut_turns: int = 0  # at its end, to stay within the limit
 
 
 class Split:
@@ -96,10 +97,11 @@ def shard_name(number: int) -> str:
     return f"{number:06d}.tar"
 
 
-def record_of(sample: Sample) -> dict[str, Any]:
+def record_of(sample: Sample, cut_turns: int = 0) -> dict[str, Any]:
     """Return what a shard's json member says of a sample; `_unpack` reads it back."""
     turns = [{"role": turn.role, "text": turn.text} for turn in sample.turns]
-    return {"id": sample.id, "source": sample.source, "turns": turns, "extra": dict(sample.extra)}
+    record = {"id": sample.id, "source": sample.source, "turns": turns, "extra": dict(sample.extra)}
+    return record | ({"cut_turns": cut_turns} if cut_turns else {})
 
 
 def tar_size(data: bytes) -> int:
@@ -123,4 +125,4 @@ def _unpack(data: bytes) -> Stored:
         at += tar_size(content)
     turns = tuple(Turn(turn["role"], turn["text"]) for turn in record["turns"])
     sample = Sample(record["id"], record["source"], turns, extra=record["extra"])
-    return Stored(sample, tuple(pictures[i] for i in sorted(pictures)))
+    return Stored(sample, tuple(pictures[i] for i in sorted(pictures)), record.get("cut_turns", 0))

@@ -14,16 +14,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vlm.config import Geometry
-from vlm.data.sources import Reject
+from vlm.data.samples import Reject
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF", "PCX")
+# Formats that are told by their first bytes; Pillow knows others that run programs (EPS) or accept any bytes (TGA).
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "PCX")
+STORED = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # formats whose bytes are kept as they are
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}  # ISO/IEC 23008-12, annex B
 MAX_ASPECT = 200  # of the long to the short edge: beyond it nothing is left of a resized picture but memory
-STORED = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats whose bytes are kept as they are
+MAX_BYTES = 256 * 2**20  # of a picture's file: twice what the largest photographs take
+WIDE = 8192  # pixels: a longer picture is never held as the whole square that it is padded to
+BAND = 2**22  # pixels that are laid over white at once
+ORIENTATION = 0x0112  # EXIF tag; its values and how to undo them: EXIF 2.3, 4.6.4 A
+UNDO = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -57,30 +72,25 @@ class Picture:
     height: int
 
 
-def inspect(data: bytes, max_pixels: int) -> Picture:
+def inspect(data: bytes, max_pixels: int, max_bytes: int = MAX_BYTES) -> Picture:
     """Decode a picture in full; keep its bytes if they are JPEG, PNG or WebP, else store it as PNG.
 
-    Raises Reject: empty, not_an_image, too_large or aspect (found before decoding), or corrupt.
+    Of a picture with several frames the first counts. Raises Reject: empty, not_an_image, unsupported, too_large or
+    aspect (both found before decoding), or corrupt.
     """
     if not data:
         raise Reject("empty", "the file has no bytes")
+    if len(data) > max_bytes:
+        raise Reject("too_large", f"{len(data)} bytes, more than {max_bytes}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own size warning: max_pixels decides
-        try:
-            picture = Image.open(io.BytesIO(data), formats=_readable())
-        except Image.DecompressionBombError as problem:  # Pillow's own limit, 357,913,940 pixels
-            raise Reject("too_large", _first_line(problem)) from None
-        except Exception as problem:  # Pillow raises many kinds on hostile bytes
-            raise Reject("not_an_image", _first_line(problem)) from None
-        width, height = picture.size
-        if width * height > max_pixels:
-            raise Reject("too_large", f"{width}x{height} pixels, more than {max_pixels}")
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise Reject("aspect", f"{width}x{height} pixels, more than {MAX_ASPECT} to 1")
+        picture = _open(data)
+        _check_size(picture, max_pixels)
         try:
             rgb = to_rgb(picture)
-        except Exception as problem:
+        except Exception as problem:  # Pillow raises many kinds on hostile bytes
             raise Reject("corrupt", _first_line(problem)) from None
+    _check_size(rgb, max_pixels)  # an icon may hold more than its header says
     if picture.format in STORED:
         return Picture(data, STORED[picture.format], *rgb.size)
     stored = io.BytesIO()
@@ -88,25 +98,91 @@ def inspect(data: bytes, max_pixels: int) -> Picture:
     return Picture(stored.getvalue(), "png", *rgb.size)
 
 
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=_readable())
+    except UnidentifiedImageError:  # its message holds a memory address, which would differ between runs
+        if HEIF_BRANDS & {data[i : i + 4] for i in range(8, 64, 4)}:
+            raise Reject("unsupported", "a HEIF picture: convert it to JPEG") from None
+        name = _named_by(data)
+        if name is None:
+            raise Reject("not_an_image", f"begins with {data[:12]!r}") from None
+        raise Reject("corrupt", f"begins like {name}, but cannot be read") from None
+    except Exception as problem:
+        line = _first_line(problem)
+        is_bomb = isinstance(problem, Image.DecompressionBombError) or "too large" in line
+        raise Reject("too_large" if is_bomb else "corrupt", line) from None
+
+
+def _check_size(picture: Image.Image, max_pixels: int) -> None:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise Reject("too_large", f"{width}x{height} pixels, more than {max_pixels}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise Reject("aspect", f"{width}x{height} pixels, more than {MAX_ASPECT} to 1")
+
+
 @functools.cache
 def _readable() -> tuple[str, ...]:
-    """Return those of FORMATS that this Pillow reads; others it knows (EPS, PDF …) run programs or are no photographs."""
+    """Return those of FORMATS that this Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+def _named_by(data: bytes) -> str | None:
+    """Return the format that the first bytes promise, if any."""
+    accepts = {name: Image.OPEN[name][1] for name in _readable()}
+    head = data[:16].ljust(16, b"\0")  # some read further than a short file reaches
+    return next((name for name, accept in accepts.items() if accept is not None and accept(head)), None)
+
+
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Return the picture upright and in RGB; transparency is laid over white, 16-bit grey is scaled to 8."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):
-        grey = np.asarray(picture, np.float64)
-        scale = 255 / 65535 if grey.max(initial=0) > 255 else 1
-        picture = Image.fromarray((grey * scale).clip(0, 255).astype(np.uint8))
+    picture = _upright(picture)
+    if picture.mode.startswith(("I", "F")):
+        picture = _eight_bit(picture)
     if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
-        overlay = picture.convert("RGBA")
-        white = Image.new("RGBA", overlay.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, overlay)
-    return picture.convert("RGB")
+        return _over_white(picture)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    picture.load()
+    try:
+        orientation = picture.getexif().get(ORIENTATION)
+    except Exception:  # broken EXIF says nothing of the pixels
+        return picture
+    return picture.transpose(UNDO[orientation]) if orientation in UNDO else picture
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """Return grey of 16 or 32 bits, or of floats (of 0..1, 0..255 or 0..65535), as grey of 8 bits."""
+    levels = np.nan_to_num(np.asarray(picture))
+    highest = levels.max(initial=0)
+    if picture.mode == "F":
+        scale = 255 if highest <= 1 else 1 if highest <= 255 else 1 / 257
+        grey = (levels * np.float32(scale)).clip(0, 255).astype(np.uint8)
+    else:
+        grey = (levels.clip(0, 65535) // 257 if highest > 255 else levels.clip(0, 255)).astype(np.uint8)
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[levels == transparent] = 255
+    return Image.fromarray(grey)
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    """Return the picture on white, RGB, without holding more than the two of them."""
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits, while Pillow reads the upper 8
+        picture.info["transparency"] = tuple(value >> 8 for value in transparent)
+    width, height = picture.size
+    rows = max(1, BAND // width)
+    on_white = Image.new("RGB", picture.size)
+    for top in range(0, height, rows):
+        band = picture.crop((0, top, width, min(top + rows, height))).convert("RGBA")
+        white = Image.new("RGBA", band.size, (255, 255, 255, 255))
+        on_white.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+    return on_white
 
 
 def decode(data: bytes) -> Tensor:
@@ -120,7 +196,7 @@ def decode(data: bytes) -> Tensor:
 def prepare(colours: Tensor, how: Preprocessing) -> Tensor:
     """Return a picture as the tower's input before normalisation, uint8 (3, S, S), from uint8 (3, H, W)."""
     if how.geometry is Geometry.pad:
-        colours = _pad_to_square(colours, how.mean)
+        return _prepare_padded(colours, how)
     height, width = colours.shape[1:]
     short = min(height, width)
     resized = _resize(colours, height * how.size // short, width * how.size // short)
@@ -135,16 +211,29 @@ def normalise(pixels: Tensor, how: Preprocessing, dtype: torch.dtype) -> Tensor:
     return ((pixels.float() / 255 - mean) / std).to(dtype)
 
 
-def _pad_to_square(colours: Tensor, mean: tuple[float, float, float]) -> Tensor:
-    _, height, width = colours.shape
-    if height == width:
-        return colours
+def _prepare_padded(colours: Tensor, how: Preprocessing) -> Tensor:
+    height, width = colours.shape[1:]
     edge = max(height, width)
+    if edge <= WIDE or height == width:
+        return _resize(_pad(colours, edge, edge, how.mean), how.size, how.size).contiguous()
+    # The long edge first: within a grey level of the same, where the whole square would take gigabytes.
+    if width > height:
+        padded = _pad(_resize(colours, height, how.size), edge, how.size, how.mean)
+    else:
+        padded = _pad(_resize(colours, how.size, width), how.size, edge, how.mean)
+    return _resize(padded, how.size, how.size).contiguous()
+
+
+def _pad(colours: Tensor, height: int, width: int, mean: tuple[float, float, float]) -> Tensor:
+    """Return the picture in the middle of a border of the mean colour, (3, height, width)."""
+    _, own_height, own_width = colours.shape
+    if (own_height, own_width) == (height, width):
+        return colours
     border = torch.tensor([int(value * 255) for value in mean], dtype=torch.uint8)
-    square = border.view(3, 1, 1).repeat(1, edge, edge)
-    top, left = (edge - height) // 2, (edge - width) // 2
-    square[:, top : top + height, left : left + width] = colours
-    return square
+    padded = border.view(3, 1, 1).repeat(1, height, width)
+    top, left = (height - own_height) // 2, (width - own_width) // 2
+    padded[:, top : top + own_height, left : left + own_width] = colours
+    return padded
 
 
 def _resize(colours: Tensor, height: int, width: int) -> Tensor:

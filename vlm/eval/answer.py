@@ -21,7 +21,7 @@ from vlm.config import Form
 from vlm.data.chat import Chat
 from vlm.data.index import Split
 from vlm.data.pixels import Preprocessing, decode, normalise, prepare
-from vlm.data.sources import Turn
+from vlm.data.samples import Turn
 from vlm.eval.predictions import Prediction, append, appending, read_predictions, write_in_order
 from vlm.eval.tasks import Place, Question
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vlm.config import TaskConfig
 from vlm.data.chat import Chat
 from vlm.data.index import Split, Stored
-from vlm.data.sources import IMAGE
+from vlm.data.samples import IMAGE
 from vlm.errors import Unusable
 
 TRIES = 64  # shifts that are tried to keep every question off its own pictures

@@ -27,18 +27,23 @@ def save_weights(model: PreTrainedModel, out: Path, dtype: torch.dtype, parts: t
     """Write the weights of `parts` in `dtype`; parts already in the folder's index keep their files."""
     index_path = out / INDEX
     weight_map = json.loads(index_path.read_text())["weight_map"] if index_path.is_file() else {}
-    published = _published(model)
+    weights = published(model)
     for part in parts:
-        names = [name for name in published if name.startswith(part + ".")]
-        for number, group in enumerate(_files_of(names, published, dtype), start=1):
+        names = [name for name in weights if name.startswith(part + ".")]
+        for number, group in enumerate(files_of(names, weights, dtype), start=1):
             file = f"model-{part}-{number:05d}.safetensors"
-            tensors = {name: published[name].detach().to("cpu", dtype).contiguous() for name in group}
+            tensors = {name: weights[name].detach().to("cpu", dtype).contiguous() for name in group}
             _replace(out / file, tensors)
             weight_map |= dict.fromkeys(group, file)
+    write_index(out, weight_map)
+
+
+def write_index(out: Path, weight_map: dict[str, str]) -> None:
+    """Write which file of `out` holds which weight."""
     sizes = {file: (out / file).stat().st_size for file in set(weight_map.values())}
     total = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(weight_map.items()))}
-    index_path.unlink(missing_ok=True)  # it may be a link to the base's
-    index_path.write_text(json.dumps(total, indent=1))
+    (out / INDEX).unlink(missing_ok=True)  # it may be a link to the base's
+    (out / INDEX).write_text(json.dumps(total, indent=1))
 
 
 def link_folder(base: Path, out: Path) -> None:
@@ -56,16 +61,8 @@ def link_folder(base: Path, out: Path) -> None:
             shutil.copyfile(file, target)
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
-    """Return the type that a folder's weights are stored in."""
-    weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
-    name, file = next(iter(weight_map.items()))
-    with safe_open(folder / file, "pt") as weights:
-        return weights.get_tensor(name).dtype
-
-
-def _published(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the weights under their published names, tied ones once."""
+def published(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the weights (of a model on the meta device, their shapes) under published names, tied ones once."""
     state = model.state_dict()
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
@@ -73,7 +70,8 @@ def _published(model: PreTrainedModel) -> dict[str, Tensor]:
     return {re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", k): v for k, v in state.items()}
 
 
-def _files_of(names: list[str], weights: dict[str, Tensor], dtype: torch.dtype) -> Iterator[list[str]]:
+def files_of(names: list[str], weights: dict[str, Tensor], dtype: torch.dtype) -> Iterator[list[str]]:
+    """Split the names of a part into those of one file each, in order."""
     group: list[str] = []
     size = 0
     for name in names:
@@ -85,6 +83,14 @@ def _files_of(names: list[str], weights: dict[str, Tensor], dtype: torch.dtype) 
         size += bytes_of_it
     if group:
         yield group
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Return the type that a folder's weights are stored in."""
+    weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
+    name, file = next(iter(weight_map.items()))
+    with safe_open(folder / file, "pt") as weights:
+        return weights.get_tensor(name).dtype
 
 
 def _umask() -> int:

@@ -32,7 +32,7 @@ def tower_config(name: str) -> Any:  # noqa: ANN401 - a transformers config
 
     Raises Unusable if the folder or hub id is neither a CLIP nor a SigLIP model.
     """
-    return _vision_of(read_config(fetch(name, "vision tower"), name, "vision tower"), name)
+    return vision_of(read_config(fetch(name, "vision tower"), name, "vision tower"), name)
 
 
 def tower_shape(name: str, select: FeatureSelect | None) -> TowerShape:
@@ -46,7 +46,7 @@ def tower_shape(name: str, select: FeatureSelect | None) -> TowerShape:
 
 def shape_of(whole: Any, name: str, select: FeatureSelect | None) -> TowerShape:  # noqa: ANN401 - a transformers config
     """Return the shape of the tower in a config that was read before; see `tower_shape`."""
-    config = _vision_of(whole, name)
+    config = vision_of(whole, name)
     has_cls = HAS_CLS[config.model_type]
     if whole.model_type == "llava":
         chosen = FeatureSelect(whole.vision_feature_select_strategy)
@@ -71,7 +71,8 @@ def check_layer(layer: int, layers: int, name: str) -> None:
         raise Unusable(f"vision tower: {name} has {layers} layers, so there is no vision_feature_layer={layer}")
 
 
-def _vision_of(whole: Any, name: str) -> Any:  # noqa: ANN401 - a transformers config
+def vision_of(whole: Any, name: str) -> Any:  # noqa: ANN401 - a transformers config
+    """Return the vision part of a config that was read before; see `tower_config`."""
     if whole.model_type in NAFLEX:
         raise Unusable(
             f"vision tower: {name} is a SigLIP 2 NaFlex tower, whose pictures have no one size, which the LLaVA format "

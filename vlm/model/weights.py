@@ -5,6 +5,7 @@ would take three times the room of its bfloat16 copy.
 """
 
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from vlm.errors import Unusable
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 READABLE = ("model.safetensors.index.json", "model.safetensors")
+PIECE = 1 << 24  # elements that are converted at once
 PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin")
 
 
@@ -34,13 +36,23 @@ class Stored:
     start: int = 0  # bytes from the beginning of the file
     mapped: Tensor | None = None
 
-    def read(self) -> Tensor:
-        """Return the tensor as it is stored."""
+    def read(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the tensor, in `dtype` if given: then it is converted piece by piece and never whole in both."""
         if self.mapped is not None:
-            return self.mapped
-        size = self.dtype.itemsize * int(np.prod(self.shape))
-        raw = np.fromfile(self.path, np.uint8, size, offset=self.start)
-        return torch.from_numpy(raw).view(self.dtype).reshape(self.shape)
+            return self.mapped if dtype is None else self.mapped.to(dtype)
+        elements = math.prod(self.shape)
+        if dtype in (None, self.dtype):
+            return self._piece(0, elements).reshape(self.shape)
+        converted = torch.empty(elements, dtype=dtype)
+        for start in range(0, elements, PIECE):
+            count = min(PIECE, elements - start)
+            converted[start : start + count] = self._piece(start, count)
+        return converted.reshape(self.shape)
+
+    def _piece(self, start: int, count: int) -> Tensor:
+        size = self.dtype.itemsize
+        raw = np.fromfile(self.path, np.uint8, count * size, offset=self.start + start * size)
+        return torch.from_numpy(raw).view(self.dtype)
 
 
 def weights_of(folder: Path, name: str, *, allow_pickle: bool) -> dict[str, Stored]:

@@ -30,7 +30,7 @@ def join_ranks() -> None:
     if dist.is_initialized():
         return
     backend = "gloo" if ranks.device().type == "cpu" else "cpu:gloo,cuda:nccl"
-    if "RANK" in os.environ:
+    if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend)
     else:
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}

@@ -18,6 +18,7 @@ from transformers import LlavaForConditionalGeneration
 from vlm.config import LearningRates, LoraConfig, Strategy
 from vlm.errors import Unusable
 from vlm.model.forward import layers_used
+from vlm.model.projector import is_linear
 
 PROJECTOR = "multi_modal_projector"
 PARTS: dict[Strategy, tuple[str, ...]] = {
@@ -49,7 +50,7 @@ def choose(
 
     `seed_of` is called before adapters are drawn. Raises Unusable if a LoRA target names no layer.
     """
-    used = layers_used(llava)
+    used, is_one_layer = layers_used(llava), is_linear(llava.config)
     model: nn.Module = llava
     if strategy is Strategy.lora:
         seed_of()
@@ -57,7 +58,7 @@ def choose(
     trainees = []
     for name, weight in model.named_parameters():
         part = part_of(name)
-        trains = part in PARTS[strategy] and not _is_unused(name, used)
+        trains = part in PARTS[strategy] and not _is_unused(name, used) and not (is_one_layer and _is_second(name))
         weight.requires_grad_(trains)
         if trains:
             trainees.append(Trainee(name, part, weight))
@@ -112,6 +113,11 @@ def _with_adapters(llava: LlavaForConditionalGeneration, lora: LoraConfig) -> nn
         modules_to_save=[PROJECTOR],
     )
     return get_peft_model(llava, settings)
+
+
+def _is_second(name: str) -> bool:
+    """Say whether a weight is of the projector's second layer, which is the identity where the projector is linear."""
+    return PROJECTOR in name and ".linear_2." in name
 
 
 def _is_unused(name: str, layers: int) -> bool:
