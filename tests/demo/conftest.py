@@ -1,9 +1,11 @@
 """Scenes to ask about, a small corpus, and backbones after two steps."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from vlm.demo.corpus import CorpusSize, write_corpus
 from vlm.demo.language import LanguageSettings, train_language_model
@@ -19,6 +21,16 @@ LANGUAGE = LanguageSettings(training=Training(steps=2, batch=4, lr=1e-3), tokeni
 
 def scene_of(*shapes: tuple[str, str, int]) -> Scene:
     return Scene(tuple(Shape(colour, kind, place, 16, 16, 9, GREY) for colour, kind, place in shapes), background=0)
+
+
+THREADS_BEFORE = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Give the tests that follow back the number of threads that the backbones' training sets."""
+    yield
+    torch.set_num_threads(THREADS_BEFORE)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_a_fresh_process_with_transformers_alone_gives_the_same_logits(trained, 
     picture().save(tmp_path / "picture.png")
     command = [sys.executable, "-c", LOGITS, str(folder), str(tmp_path / "picture.png"), str(tmp_path / "logits.npy")]
     subprocess.run(command, input=ASK, text=True, check=True, capture_output=True, cwd=tmp_path)
-    assert np.allclose(np.load(tmp_path / "logits.npy"), logits(model, folder).numpy(), rtol=0, atol=1e-6)
+    assert np.allclose(np.load(tmp_path / "logits.npy"), logits(model, folder).numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_auto_classes_know_the_folder(tiny_model):

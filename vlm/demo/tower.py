@@ -32,7 +32,7 @@ class TowerSettings:
     position_std: float = 0.5  # at CLIP's own 0.02 patches lose where they are
     read_layer: int = -2  # the hidden states whose patches the phrases are compared with
     pictures: int = 10_000
-    training: Training = Training(steps=600, batch=128, lr=1.5e-3)
+    training: Training = Training(steps=900, batch=128, lr=1.5e-3)
 
 
 PHRASES = [(colour, kind, place) for colour in COLOURS for kind in KINDS for place in range(len(PLACES))]
