@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PATHS = sorted(
-    set(re.findall(r"(?:launch|stages|conf|vlm|tests)/[\w./]*\w", README))
+    set(re.findall(r"(?:launch|stages|conf|vlm|tests|benchmarks)/[\w./]*\w", README))
     - {"conf/data/mine.yaml", "conf/model/mine.yaml", "conf/experiment/mine.yaml"}
 )
 
