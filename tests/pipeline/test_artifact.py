@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,12 +71,31 @@ def test_work_that_failed_before_it_wrote_anything_does_not_bind_the_settings(tm
 
 
 def test_two_processes_cannot_work_on_one_artifact(tmp_path):
-    with (
-        artifact.publish(tmp_path / "01_y", ONE, "", first=True),
-        pytest.raises(Unusable, match="another process"),
-        artifact.publish(tmp_path / "01_y", ONE, "", first=True),
-    ):
-        pass
+    with artifact.publish(tmp_path / "01_y", ONE, "", first=True):
+        other = elsewhere(tmp_path / "01_y", "")
+        assert "another process is working on 01_y" in other.stderr
+
+
+def test_a_worker_that_outlives_its_killed_stage_does_not_hold_the_lock(tmp_path):
+    body = "import os, signal, time; os.fork() or time.sleep(30); os.kill(os.getpid(), signal.SIGKILL)"
+    killed = elsewhere(tmp_path / "01_y", body, wait_for_output=False)
+    assert killed.returncode == -9
+    make(tmp_path / "01_y")
+
+
+def elsewhere(path: Path, body: str, *, wait_for_output: bool = True) -> subprocess.CompletedProcess:
+    """Publish in another process, running `body` inside."""
+    script = "\n".join(
+        [
+            "from pathlib import Path",
+            "from vlm.pipeline import artifact",
+            "identity = artifact.Identity({'lr': 1.0, 'steps': 5}, {'00_x': 'abc'})",
+            f"with artifact.publish(Path({str(path)!r}), identity, '', first=True):",
+            f"    pass; {body}",
+        ]
+    )
+    where = subprocess.PIPE if wait_for_output else subprocess.DEVNULL
+    return subprocess.run([sys.executable, "-c", script], stdout=where, stderr=where, text=True)
 
 
 def test_a_missing_artifact_is_named(tmp_path):

@@ -118,9 +118,10 @@ def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock of this process alone: unlike flock's, it is not shared by worker processes that outlive a kill."""
     with path.open("w") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Unusable(f"another process is working on {path.name.strip('.').removesuffix('.lock')}") from None
         yield
