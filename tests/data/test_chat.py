@@ -230,3 +230,17 @@ def test_a_tokenizer_without_an_end_is_refused(tiny_chat, tiny_tokenizer):
     tokenizer.eos_token = None
     with pytest.raises(Unusable, match="end-of-sequence"):
         Chat(tokenizer, "<image>", 4)
+
+
+def test_a_template_that_leaves_its_last_turn_open_still_ends_the_answer(tiny_tokenizer):
+    chat = Chat.load(str(tiny_tokenizer), "<image>", 4)
+    chat.tokenizer.chat_template = (  # as Qwen1.5's: a turn is ended only when another follows it
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
+        "{% if (loop.last and add_generation_prompt) or not loop.last %}{{ '<|im_end|>' + '\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    turns = (Turn("user", "Where?"), Turn("assistant", "here"), Turn("user", "Why?"), Turn("assistant", "so"))
+    encoded = chat.encode(turns, 0, Form.chat, 256)
+    assert chat.tokenizer.decode(encoded.ids[encoded.is_target]) == "here<|im_end|>so<|im_end|>"
+    prompt = chat.prompt(turns[:3])
+    assert encoded.ids[: len(prompt)].tolist() == prompt.tolist()
