@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def sync(path: Path) -> None:
@@ -16,9 +19,21 @@ def sync(path: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file under another name and rename it once it is on disk."""
+    with written_whole(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write, which gets its name once it is on disk; if the body fails, nothing is left of it."""
     waiting = path.with_name(path.name + ".tmp")
-    waiting.write_bytes(data)
-    sync(waiting)
+    try:
+        with waiting.open("wb") as file:
+            yield file
+        sync(waiting)
+    except BaseException:
+        waiting.unlink(missing_ok=True)
+        raise
     waiting.rename(path)
 
 

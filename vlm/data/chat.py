@@ -170,19 +170,34 @@ class Chat:
         Special tokens typed by a person are text, not tokens: where one occurs, the text is cut there.
         """
         ids: list[int] = []
-        is_target: list[bool] = []
+        places: list[NDArray[np.int64]] = []  # (L, 2) characters of the whole text, from and to
         at = 0
         for text, is_typed in _cut_at_typed(pieces, self._special, self.image_token):
-            coded = self.tokenizer(
-                text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=is_typed
-            )
-            ids += coded.input_ids
-            is_target += [
-                first < last and any(start < at + last <= end for start, end in spans)
-                for first, last in coded.offset_mapping
-            ]
+            found, offsets = self._coded(text, is_typed)
+            ids += found
+            places.append(np.array(offsets, np.int64).reshape(-1, 2) + at)
             at += len(text)
-        return np.array(ids, np.int64), np.array(is_target, bool)
+        first, last = np.concatenate(places).T if places else np.empty((2, 0), np.int64)
+        is_target = np.zeros(len(ids), bool)
+        for start, end in spans:
+            is_target |= (start < last) & (last <= end)
+        is_target &= first < last
+        return np.array(ids, np.int64), is_target
+
+    def _coded(self, text: str, is_typed: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the ids of a text and the characters that each came from; typed specials are split into letters.
+
+        It is what transformers calls for one text, without the batch around it, which takes longer than the text.
+        """
+        coder = self.tokenizer.backend_tokenizer
+        if coder.encode_special_tokens != is_typed:
+            coder.encode_special_tokens = is_typed
+        if coder.truncation is not None:
+            coder.no_truncation()
+        if coder.padding is not None:
+            coder.no_padding()
+        coded = coder.encode(text, add_special_tokens=False)
+        return coded.ids, coded.offsets
 
     def _expand(self, values: NDArray, ids: NDArray[np.int64] | None = None) -> NDArray:
         """Repeat the entry of each picture once for each of the picture's tokens."""

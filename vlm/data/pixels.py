@@ -148,6 +148,8 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 def _upright(picture: Image.Image) -> Image.Image:
     picture.load()
+    if picture.format in ("JPEG", "MPO") and not {"exif", "xmp"} & picture.info.keys():
+        return picture  # most: asking Pillow takes longer than looking here
     try:
         orientation = picture.getexif().get(ORIENTATION)
     except Exception:  # broken EXIF says nothing of the pixels

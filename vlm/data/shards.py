@@ -20,12 +20,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-import webdataset
 from tqdm import tqdm
 
 from vlm.config import DataConfig
@@ -33,12 +33,13 @@ from vlm.data.chat import Chat
 from vlm.data.checks import Checked, Checks
 from vlm.data.contamination import Excluded
 from vlm.data.duplicates import is_repeated
-from vlm.data.index import INDEX, MANIFEST, record_of, shard_name, tar_size
+from vlm.data.index import INDEX, MANIFEST, record_of, shard_name
 from vlm.data.mixture import parts
 from vlm.data.samples import Reject, Row
 from vlm.data.summary import COUNTS, Sidecar, compact, entries_of, manifest_of, rejects_of, table
+from vlm.data.ustar import closing, member
 from vlm.errors import Unusable
-from vlm.files import write_whole
+from vlm.files import written_whole
 
 REJECTS = "rejects.jsonl"
 LEFT_OUT_ROWS = "left_out.jsonl"  # good samples that are not wanted: on both sides, duplicate, excluded
@@ -153,9 +154,8 @@ def _write_shard(number: int, rows: list[Row]) -> Sidecar:
         return json.loads(sidecar_path.read_text())
     sidecar: Sidecar = {"read": Counter(row.source for row in rows), "entries": [], "digests": [], "rejects": []}
     sidecar["cut_turns"] = 0
-    shard = io.BytesIO()
-    with webdataset.TarWriter(shard, user="vlm", group="vlm", mode=0o644, mtime=0, encoder=False) as tar:
-        end = 0
+    end, digest = 0, hashlib.sha256()
+    with _written_whole(path) as shard:
         for at, row in enumerate(rows):
             try:
                 good = checks.of(row)
@@ -163,28 +163,27 @@ def _write_shard(number: int, rows: list[Row]) -> Sidecar:
                 found = {"source": row.source, "id": row.id, "reason": reason.code, "detail": reason.detail}
                 sidecar["rejects"].append(found)
                 continue
-            members = _members(f"{number:06d}{at:06d}", good)
-            tar.write(members)
-            start, end = end, end + sum(tar_size(data) for name, data in members.items() if name != "__key__")
-            place = [number, start, end - start, 0, sources.index(row.source)]
+            data = members(f"{number:06d}{at:06d}", good)
+            shard.write(data)
+            digest.update(data)
+            start, end = end, end + len(data)
+            place = [number, start, len(data), zlib.crc32(data), sources.index(row.source)]
             sidecar["entries"].append([*place, len(good.pictures), *good.size, good.tokens, good.targets])
             sidecar["digests"].append(good.digest.hex())
             sidecar["cut_turns"] += good.cut_turns
-    data = shard.getvalue()
-    for entry in sidecar["entries"]:
-        entry[3] = zlib.crc32(data[entry[1] : entry[1] + entry[2]])
-    _write(path, data)
-    sidecar["sha256"] = hashlib.sha256(data).hexdigest()
+        shard.write(closing(end))
+        digest.update(closing(end))
+    sidecar["sha256"] = digest.hexdigest()
     _write(sidecar_path, json.dumps(sidecar).encode())
     return sidecar
 
 
-def _members(key: str, good: Checked) -> dict[str, Any]:
-    """Return a WebDataset sample: KEY.jpg, KEY.1.jpg, … and KEY.json."""
+def members(key: str, good: Checked) -> bytes:
+    """Return a WebDataset sample as tar members, KEY.jpg, KEY.1.jpg, … and KEY.json, as webdataset's writer does."""
     named = {(f"{i}." if i else "") + picture.extension: picture.data for i, picture in enumerate(good.pictures)}
     record = json.dumps(record_of(good.sample, good.cut_turns), ensure_ascii=False, sort_keys=True)
-    as_json = record.encode(errors="backslashreplace")  # half a character becomes its JSON escape
-    return {"__key__": key, **named, "json": as_json}
+    named["json"] = record.encode(errors="backslashreplace")  # half a character becomes its JSON escape
+    return b"".join(member(f"{key}.{extension}", data) for extension, data in sorted(named.items()))
 
 
 def _commit(
@@ -220,10 +219,16 @@ def _remove_sidecars(folder: Path, shards: int) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
+    with _written_whole(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[BinaryIO]:
     try:
-        write_whole(path, data)
+        with written_whole(path) as file:
+            yield file
     except OSError as problem:
-        path.with_name(path.name + ".tmp").unlink(missing_ok=True)
         raise Unusable(
             f"{path} cannot be written: {problem.strerror}; run again to go on after the shards before it"
         ) from None
