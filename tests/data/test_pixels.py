@@ -11,7 +11,7 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 from PIL.PngImagePlugin import PngInfo
 from transformers import LlavaImageProcessorPil
 
-from vlm.config import Geometry
+from vlm.config import Geometry, Stored
 from vlm.data import pixels
 from vlm.data.pixels import Preprocessing, decode, inspect, normalise, prepare
 from vlm.data.samples import Reject
@@ -330,3 +330,13 @@ def test_the_preprocessing_is_read_from_the_assembled_model(tiny_model):
     assert loaded.geometry is Geometry.pad
     assert loaded.mean == pytest.approx(MEAN)
     assert loaded.std == pytest.approx(STD)
+
+
+def test_other_formats_become_the_lossless_one_that_is_asked_for():
+    colours = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(colours).save(out, "BMP")
+    for chosen in Stored:
+        found = inspect(out.getvalue(), 10**6, others=chosen)
+        assert found.extension == chosen.value
+        assert (np.asarray(Image.open(io.BytesIO(found.data)).convert("RGB")) == colours).all()

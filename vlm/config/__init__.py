@@ -11,7 +11,17 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from vlm.config.data import Answers, Captions, DataConfig, Form, ShardRuntime, SourceConfig, SourceFormat, SplitConfig
+from vlm.config.data import (
+    Answers,
+    Captions,
+    DataConfig,
+    Form,
+    ShardRuntime,
+    SourceConfig,
+    SourceFormat,
+    SplitConfig,
+    Stored,
+)
 from vlm.config.eval import EvalConfig, EvalRuntime, Scorer, TaskConfig
 from vlm.config.model import ChatTemplate, Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
 from vlm.config.train import LearningRates, LoraConfig, Schedule, Strategy, TrainConfig, TrainRuntime
@@ -38,6 +48,7 @@ __all__ = [
     "SourceConfig",
     "SourceFormat",
     "SplitConfig",
+    "Stored",
     "Strategy",
     "TaskConfig",
     "TrainConfig",

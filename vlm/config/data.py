@@ -30,6 +30,13 @@ class SourceFormat(Enum):
     parquet = "parquet"
 
 
+class Stored(Enum):
+    """How a picture that is neither JPEG, PNG nor WebP is stored; both lose nothing."""
+
+    png = "png"
+    webp = "webp"
+
+
 class Captions(Enum):
     """Of a picture with several captions: a sample of each, or of one, chosen by the seed."""
 
@@ -105,6 +112,9 @@ class DataConfig:
     max_tokens: int = 2048  # of one sample, image tokens included; later turns are cut, longer ones rejected
     max_pixels: int = 178_956_970  # of one picture: larger ones are rejected before they are decoded
     max_image_bytes: int = 268_435_456  # of one picture's file: larger ones are rejected before they are read
+    others_stored_as: Stored = (
+        Stored.png
+    )  # JPEG, PNG and WebP are kept as they are; WebP is smaller and slower to write
     samples_per_shard: int = 1000
     max_reject_fraction: float = 0.01  # the stage fails above it
     runtime: ShardRuntime = field(default_factory=ShardRuntime)

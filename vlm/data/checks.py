@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from vlm.config import Form
+from vlm.config import Form, Stored
 from vlm.data.chat import Chat
 from vlm.data.contamination import Excluded
 from vlm.data.duplicates import NONE, digest_of
@@ -38,6 +38,7 @@ class Checks:
     max_pixels: int
     max_image_bytes: int = 268_435_456
     excluded: Excluded | None = None
+    others_stored_as: Stored = Stored.png
 
     def of(self, row: Row) -> Checked:
         """Check a row of a corpus.
@@ -79,6 +80,6 @@ class Checks:
 
     def _picture(self, image: Image, data: bytes) -> Picture:
         try:
-            return inspect(data, self.max_pixels, self.max_image_bytes)
+            return inspect(data, self.max_pixels, self.max_image_bytes, self.others_stored_as)
         except Reject as reason:
             raise Reject(reason.code, f"{image}: {reason.detail}") from None

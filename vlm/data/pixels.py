@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vlm.config import Geometry
+from vlm.config import Stored as StoredAs
 from vlm.data.samples import Reject
 
 # Formats that are told by their first bytes; Pillow knows others that run programs (EPS) or accept any bytes (TGA).
@@ -28,6 +29,7 @@ HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}  # ISO/IEC 
 MAX_ASPECT = 200  # of the long to the short edge: beyond it nothing is left of a resized picture but memory
 MAX_BYTES = 256 * 2**20  # of a picture's file: twice what the largest photographs take
 WIDE = 8192  # pixels: a longer picture is never held as the whole square that it is padded to
+WEBP_EDGE = 16383  # pixels: the format holds no longer ones
 BAND = 2**22  # pixels that are laid over white at once
 ORIENTATION = 0x0112  # EXIF tag; its values and how to undo them: EXIF 2.3, 4.6.4 A
 UNDO = {
@@ -72,8 +74,8 @@ class Picture:
     height: int
 
 
-def inspect(data: bytes, max_pixels: int, max_bytes: int = MAX_BYTES) -> Picture:
-    """Decode a picture in full; keep its bytes if they are JPEG, PNG or WebP, else store it as PNG.
+def inspect(data: bytes, max_pixels: int, max_bytes: int = MAX_BYTES, others: StoredAs = StoredAs.png) -> Picture:
+    """Decode a picture in full; keep its bytes if they are JPEG, PNG or WebP, else store it as `others`, losslessly.
 
     Of a picture with several frames the first counts. Raises Reject: empty, not_an_image, unsupported, too_large or
     aspect (both found before decoding), or corrupt.
@@ -94,6 +96,9 @@ def inspect(data: bytes, max_pixels: int, max_bytes: int = MAX_BYTES) -> Picture
     if picture.format in STORED:
         return Picture(data, STORED[picture.format], *rgb.size)
     stored = io.BytesIO()
+    if others is StoredAs.webp and max(rgb.size) <= WEBP_EDGE:
+        rgb.save(stored, "WEBP", lossless=True)
+        return Picture(stored.getvalue(), "webp", *rgb.size)
     rgb.save(stored, "PNG")
     return Picture(stored.getvalue(), "png", *rgb.size)
 

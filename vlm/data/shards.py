@@ -34,6 +34,7 @@ from vlm.data.checks import Checked, Checks
 from vlm.data.contamination import Excluded
 from vlm.data.duplicates import is_repeated
 from vlm.data.index import INDEX, MANIFEST, record_of, shard_name
+from vlm.data.lengths import write_lengths
 from vlm.data.mixture import parts
 from vlm.data.samples import Reject, Row
 from vlm.data.summary import COUNTS, Sidecar, compact, entries_of, manifest_of, rejects_of, table
@@ -59,7 +60,8 @@ def build(data: DataConfig, chat: Chat, seed: int, out: Path) -> dict[str, Any]:
             raise Unusable(f"data.{name}: two sources are called {max(sources, key=sources.count)}: give them a name=")
         for part, rows in parts(name, split, seed).items():
             unwanted = None if rows.is_held_out else excluded
-            checks = Checks(chat, split.form, data.max_tokens, data.max_pixels, data.max_image_bytes, unwanted)
+            limits = (data.max_tokens, data.max_pixels, data.max_image_bytes)
+            checks = Checks(chat, split.form, *limits, unwanted, data.others_stored_as)
             figures[part] = write_split(out / part, rows, sources, checks, data)
     if not figures:
         raise Unusable("no corpus is given: set data.pretrain.sources and data.finetune.sources, or choose data=")
@@ -205,8 +207,9 @@ def _commit(
             f"data.max_reject_fraction={max_reject_fraction}; first: {first['id']}: {first['detail']}; "
             f"all are in {folder / REJECTS}"
         )
-    index = io.BytesIO()
-    np.save(index, entries_of(sidecars))
+    index, entries = io.BytesIO(), entries_of(sidecars)
+    np.save(index, entries)
+    write_lengths(folder, entries, checks.max_tokens)
     _write(folder / INDEX, index.getvalue())
     _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     _remove_sidecars(folder, len(sidecars))
