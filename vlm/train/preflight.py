@@ -116,7 +116,8 @@ def estimate(
     parameters = _by_part((name, weight.numel()) for name, weight in llava.named_parameters())
     bfloat16 = cfg.dtype is Dtype.bfloat16 or (cfg.dtype is None and is_gpu)
     dtype = torch.bfloat16 if bfloat16 else torch.float32
-    whole, trainees = strategy.choose(llava.to(dtype), cfg.strategy, cfg.lora, lambda: None)
+    with torch.device("meta"):
+        whole, trainees = strategy.choose(llava.to(dtype), cfg.strategy, cfg.lora, lambda: None)
     whole.to(dtype)
     trainable = _by_part((trainee.name, trainee.weight.numel()) for trainee in trainees)
     count = sum(trainable.values())
