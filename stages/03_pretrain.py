@@ -12,6 +12,7 @@ Run it again to resume.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -33,7 +34,17 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     )
 
 
-stage = Stage(__file__, ("01_assemble", "02_shard"), ("seed", "pretrain"), work, distributed=True)
+def estimate(cfg: RootConfig, inputs: Mapping[str, Path], ranks: int) -> dict[str, Any]:
+    """Estimate the training from the shards and the model's config; no weight is read."""
+    from vlm.train.preflight import figures
+
+    return figures(
+        cfg.pretrain, cfg.seed, cfg.model, base=inputs.get("01_assemble"), shards=inputs.get("02_shard"), split="pretrain",
+        ranks=ranks, is_gpu=cfg.hardware.is_gpu,
+    )  # fmt: skip
+
+
+stage = Stage(__file__, ("01_assemble", "02_shard"), ("seed", "pretrain"), work, distributed=True, estimate=estimate)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

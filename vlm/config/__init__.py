@@ -24,7 +24,9 @@ from vlm.config.data import (
 )
 from vlm.config.eval import EvalConfig, EvalRuntime, Scorer, TaskConfig
 from vlm.config.model import ChatTemplate, Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
+from vlm.config.preflight import PREFLIGHT_MODES, HardwareConfig
 from vlm.config.train import LearningRates, LoraConfig, Schedule, Strategy, TrainConfig, TrainRuntime
+from vlm.errors import Unusable
 
 __all__ = [
     "Answers",
@@ -37,9 +39,11 @@ __all__ = [
     "FeatureSelect",
     "Form",
     "Geometry",
+    "HardwareConfig",
     "LearningRates",
     "LoraConfig",
     "ModelConfig",
+    "PREFLIGHT_MODES",
     "ProjectorKind",
     "RootConfig",
     "Schedule",
@@ -67,11 +71,17 @@ class RootConfig:
     runs: str = "runs"  # folder of all runs
     seed: int = 0
     cluster: Any = None  # null: work in this process
+    preflight: Any = False  # true: only estimate; sweep: compare settings; warn: go on where an estimate does not fit
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     finetune: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)  # what preflight estimates for
+
+    def __post_init__(self) -> None:
+        if self.preflight not in PREFLIGHT_MODES:
+            raise Unusable(f"preflight={self.preflight}: it is true, false, warn or sweep")
 
 
 ConfigStore.instance().store(name="schema", node=RootConfig)

@@ -123,7 +123,7 @@ def make_plan(
     return Plan(
         order[:wanted],
         samples_per_step,
-        *(rows[name].astype(np.int64) for name in ("tokens", "images", "targets")),
+        *(np.asarray(rows[name], np.int64) for name in ("tokens", "images", "targets")),  # out of the mapped file
         pack_tokens,
         pack_images,
         packing,

@@ -73,7 +73,7 @@ def plan(model: ModelConfig, tokenizer_folder: Path) -> Plan:
         tower = parts.vision_tower(model.vision_tower, allow_pickle=model.allow_pickle)
         language = parts.language_model(model.language_model, allow_pickle=model.allow_pickle)
         shape = shape_of(tower.config, model.vision_tower, model.vision_feature_select_strategy)
-        sources, config = [tower, language], _joined_config(tower, language, model, shape)
+        sources, config = [tower, language], joined_config(tower.config, language.config, model, shape)
     check_layer(config.vision_feature_layer, config.vision_config.num_hidden_layers, sources[0].name)
     rows = config.text_config.vocab_size
     config = _with_words(config, tokenizer, model, sources[-1])
@@ -103,16 +103,17 @@ def write_model(ready: Plan, model: ModelConfig, seed: int, out: Path) -> dict[s
     return figures | {name.replace(" ", "_"): commit for name, commit in revisions.items() if commit}
 
 
-def _joined_config(tower: Part, language: Part, model: ModelConfig, shape: TowerShape) -> LlavaConfig:
+def joined_config(tower: Any, language: Any, model: ModelConfig, shape: TowerShape) -> LlavaConfig:  # noqa: ANN401
+    """Return the config of the LLaVA that a tower and a decoder with these transformers configs become."""
     return LlavaConfig(
-        vision_config=_without_path(tower.config),
-        text_config=_without_path(language.config),
+        vision_config=_without_path(tower),
+        text_config=_without_path(language),
         image_token_index=0,  # `_with_words` knows it
         image_seq_length=shape.image_tokens,
         projector_hidden_act=projector.ACTIVATIONS[model.projector],
         vision_feature_layer=model.vision_feature_layer,
         vision_feature_select_strategy=shape.select.value,
-        tie_word_embeddings=language.config.tie_word_embeddings,
+        tie_word_embeddings=language.tie_word_embeddings,
     )
 
 

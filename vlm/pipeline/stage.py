@@ -24,10 +24,11 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from vlm.config import UNKEYED_NODES, RootConfig
 from vlm.errors import Unusable
-from vlm.pipeline import artifact
+from vlm.pipeline import artifact, preflight
 from vlm.pipeline.artifact import Identity
 
 Work = Callable[[RootConfig, Mapping[str, Path], Path], None]
+Estimate = Callable[[RootConfig, Mapping[str, Path], int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Stage:
     settings: tuple[str, ...]
     work: Work
     distributed: bool = False
+    estimate: Estimate | None = None  # (cfg, inputs that are there, ranks) -> the figures of pipeline/preflight.py
 
     @property
     def name(self) -> str:
@@ -65,6 +67,9 @@ class Stage:
         if cfg.cluster is not None:
             raise Unusable("dispatch to a cluster is not built yet: leave out +cluster=, or start it under torchrun")
         root = Path(cfg.runs) / cfg.run
+        if cfg.preflight in (True, "sweep"):
+            say(first, self.preflight(cfg, root))
+            return
         out = root / self.name
         inputs = {stage: self._input(root / stage, cfg.run) for stage in self.reads}
         identity = Identity(settings_of(composed, self.settings), {stage: found.key for stage, found in inputs.items()})
@@ -78,11 +83,34 @@ class Stage:
             self.work(cfg, {stage: found.path for stage, found in inputs.items()}, folder)
         say(first, f"{self.name}: wrote {out}")
 
+    def preflight(self, cfg: RootConfig, root: Path) -> str:
+        """Estimate this stage, leave the figures in the run's preflight.json, and return the table.
+
+        Raises Unusable if it cannot fit, or an input that the estimate needs is missing.
+        """
+        if self.estimate is None:
+            return f"{self.name}: one process, no GPU; nothing to estimate"
+        inputs = {stage: root / stage for stage in self.reads if (root / stage / artifact.RECORD).is_file()}
+        found = self.estimate(cfg, inputs, ranks_of(cfg))
+        seen = preflight.forecast(found, cfg.hardware, root, self.name, found["keep"])
+        preflight.write(root, self.name, found, seen)
+        lines = preflight.table(self.name, found, cfg.hardware, seen)
+        if cfg.preflight is True:
+            print(lines, flush=True)
+            preflight.require_room(found, seen)
+            return f"{self.name}: {root / preflight.REPORT}"
+        return lines
+
     def _input(self, path: Path, run: str) -> artifact.Artifact:
         try:
             return artifact.load(path)
         except Unusable as missing:
             raise Unusable(f"{missing}: run  python stages/{path.name}.py run={run}  first") from None
+
+
+def ranks_of(cfg: RootConfig) -> int:
+    """Return how many ranks a training would have: the hardware's own number, or torchrun's."""
+    return cfg.hardware.devices or int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def start(main: Callable[[], None]) -> None:

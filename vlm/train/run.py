@@ -10,16 +10,15 @@ from transformers import LlavaForConditionalGeneration
 from vlm import ranks
 from vlm.config import Dtype, Strategy, TrainConfig
 from vlm.data.chat import Chat
-from vlm.data.index import Split
 from vlm.data.loader import Steps, check_split, load_steps
 from vlm.data.pixels import Preprocessing
-from vlm.data.plan import Plan, make_plan
 from vlm.model.export import link_folder, save_weights, stored_dtype
 from vlm.model.forward import PackedLoss
 from vlm.train import strategy
 from vlm.train.checkpoint import Checkpoints
 from vlm.train.engine import Engine, join_ranks, start_engine
 from vlm.train.loop import fit
+from vlm.train.planning import plan_of
 from vlm.train.report import Report
 
 CHANGED_PARTS = {  # weight files that a strategy changes
@@ -38,7 +37,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
     """
     chat = Chat.of_model(base)
     shards = check_split(split, chat.image_tokens)
-    plan = _plan(cfg, seed, shards)
+    plan = plan_of(cfg, seed, shards)
     join_ranks()
     if ranks.first():
         print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
@@ -67,19 +66,6 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
         _export(model, cfg.strategy, base, out)
     ranks.barrier()
     return {**asdict(progress), "trainable_parameters": sum(t.weight.numel() for t in trainees), "ranks": ranks.world()}
-
-
-def _plan(cfg: TrainConfig, seed: int, shards: Split) -> Plan:
-    return make_plan(
-        shards.rows,
-        seed,
-        epochs=cfg.epochs,
-        steps=cfg.steps,
-        samples_per_step=cfg.samples_per_step,
-        pack_tokens=cfg.pack_tokens,
-        pack_images=cfg.pack_images,
-        packing=cfg.packing,
-    )
 
 
 def _start(cfg: TrainConfig, seed: int, base: Path) -> tuple[torch.nn.Module, list[strategy.Trainee], Engine]:

@@ -1,0 +1,22 @@
+"""The plan of a training, from its settings."""
+
+from vlm.config import TrainConfig
+from vlm.data.index import Split
+from vlm.data.plan import Plan, make_plan
+
+
+def plan_of(cfg: TrainConfig, seed: int, shards: Split) -> Plan:
+    """Return the plan of a training on a split.
+
+    Raises Unusable if a sample does not fit into a pack.
+    """
+    return make_plan(
+        shards.rows,
+        seed,
+        epochs=cfg.epochs,
+        steps=cfg.steps,
+        samples_per_step=cfg.samples_per_step,
+        pack_tokens=cfg.pack_tokens,
+        pack_images=cfg.pack_images,
+        packing=cfg.packing,
+    )
