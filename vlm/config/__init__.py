@@ -13,10 +13,12 @@ from omegaconf import MISSING
 
 from vlm.config.data import Answers, Captions, DataConfig, Form, ShardRuntime, SourceConfig, SourceFormat, SplitConfig
 from vlm.config.eval import EvalConfig, EvalRuntime, Scorer, TaskConfig
+from vlm.config.instruct import AnswerFormat, ExampleConfig, InstructConfig, InstructRuntime, KindConfig
 from vlm.config.model import ChatTemplate, Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
 from vlm.config.train import LearningRates, LoraConfig, Schedule, Strategy, TrainConfig, TrainRuntime
 
 __all__ = [
+    "AnswerFormat",
     "Answers",
     "Captions",
     "ChatTemplate",
@@ -24,9 +26,13 @@ __all__ = [
     "Dtype",
     "EvalConfig",
     "EvalRuntime",
+    "ExampleConfig",
     "FeatureSelect",
     "Form",
     "Geometry",
+    "InstructConfig",
+    "InstructRuntime",
+    "KindConfig",
     "LearningRates",
     "LoraConfig",
     "ModelConfig",
@@ -58,6 +64,7 @@ class RootConfig:
     cluster: Any = None  # null: work in this process
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    instruct: InstructConfig = field(default_factory=InstructConfig)  # conf/02a_instruct.yaml
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     finetune: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
