@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -145,10 +146,8 @@ class Scripted:
             def log_message(self, *_: object) -> None: ...
 
             def handle(self) -> None:
-                try:
+                with suppress(BrokenPipeError, ConnectionResetError):  # the client has given up
                     super().handle()
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # the client has given up
 
         return Handler
 

@@ -3,9 +3,9 @@ from collections import Counter
 
 import pytest
 
-from vlm.config import SourceConfig
-from vlm.data.shards import build
+from vlm.config import DataConfig, SourceConfig, SplitConfig
 from vlm.data.index import Split
+from vlm.data.shards import build
 from vlm.errors import Unusable
 from vlm.instruct.run import generate
 
@@ -113,17 +113,19 @@ def test_an_endpoint_that_is_down_ends_the_stage_and_the_next_run_goes_on(settin
     assert run(settings())["samples"] == 36
 
 
-def test_the_output_is_a_corpus_for_stage_02_and_its_check_for_held_out_pictures_applies(
-    settings, run, tmp_path, tiny_chat, data_of, captioned
-):
+def test_stage_02_reads_the_output_and_leaves_out_held_out_pictures(settings, run, tmp_path, tiny_chat, captioned):
     run(settings())
     made = SourceConfig(path=str(tmp_path / "out/corpora/captions.json"), images=captioned.images)
-    (tmp_path / "held_out.json").write_text(json.dumps([{"image": "05.png", "conversations": []}]))
-    held_out = SourceConfig(path=str(tmp_path / "held_out.json"), images=captioned.images)
-    build(data_of(made=made, max_tokens=2048), tiny_chat, 0, tmp_path / "all")
-    sample = Split(tmp_path / "all/finetune").read(0).sample
-    assert sample.turns[0].text.startswith("<image>\nWhat is in it?")
-    assert sample.extra["kind"] == "conversation"
-    assert (sample.extra["image_id"], sample.extra["model"]) == (0, "m")
-    figures = build(data_of(made=made, max_tokens=2048, exclude=[captioned]), tiny_chat, 0, tmp_path / "none")
-    assert held_out and figures
+    question = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A tree."}]
+    (tmp_path / "test.json").write_text(json.dumps([{"image": "05.png", "conversations": question}]))
+    data = DataConfig(
+        finetune=SplitConfig(sources=[made]),
+        exclude=[SourceConfig(path=str(tmp_path / "test.json"), images=captioned.images)],
+        exclude_distance=None,
+        max_tokens=4096,
+    )
+    figures = build(data, tiny_chat, 0, tmp_path / "shards")["finetune"]
+    assert (figures["samples"], figures["reasons_left_out"]) == (33, {"excluded_same": 3})
+    sample = Split(tmp_path / "shards/finetune").read(0).sample
+    assert sample.turns[0].text == "<image>\nWhat is in it?"
+    assert [sample.extra[name] for name in ("image_id", "kind", "model")] == [0, "conversation", "m"]
