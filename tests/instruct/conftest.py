@@ -35,6 +35,11 @@ def good_answer(body: dict, _nth: int) -> str:
     return TALK.format(thing) * 3
 
 
+def chat_of(messages: list) -> str:
+    """A short name of what is asked."""
+    return hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+
+
 class Scripted:
     """The endpoint. `faults` is the share of calls that go wrong, in turn in each of the ways of FAULTS."""
 
@@ -44,7 +49,8 @@ class Scripted:
         self.fault_kinds: tuple[str, ...] = FAULTS
         self.calls: list[str] = []  # "ok", or the fault
         self.starts: list[float] = []
-        self.answered: Counter[str] = Counter()  # whole answers sent, by the hash of the body
+        self.asked: list[str] = []  # the chat of each call
+        self.answered: Counter[str] = Counter()  # whole answers sent, by chat
         self.keys: set[str] = set()
         self.body: dict = {}
         self.retry_after = "0.05"
@@ -78,6 +84,7 @@ class Scripted:
                 key = self.headers["Authorization"].removeprefix("Bearer ")
                 scripted.keys.add(key)
                 body = scripted.body = json.loads(raw)
+                scripted.asked.append(chat_of(body["messages"]))
                 fault = scripted.next_fault()
                 if fault == "429":
                     return self.say(
@@ -86,7 +93,7 @@ class Scripted:
                 if fault.isdigit():
                     return self.say(int(fault), {"error": {"message": f"failed for {key}", "type": "x"}})
                 time.sleep(scripted.delay + {"timeout": 1.6 * TIMEOUT, "slow": 0.4 * TIMEOUT}.get(fault, 0.0))
-                known = hashlib.sha256(raw).hexdigest()
+                known = chat_of(body["messages"])
                 with scripted._lock:
                     nth = scripted.answered[known]
                     scripted.answered[known] += fault in {"ok", "slow"}
