@@ -52,7 +52,10 @@ def generate(cfg: InstructConfig, seed: int, tokenizer: Path, cache: Path, out: 
         asker = Asker(cfg, seed, tokens, log, Cache(cache))
         with tqdm(total=len(tasks), desc="02a_instruct", unit=" samples") as bar:
             asker.ask_all(tasks, bar.update)
-        return write_outcomes(cfg, seed, tasks, log, out) | {"rows_without_use": useless}
+        figures = write_outcomes(cfg, seed, tasks, log, out) | {"rows_without_use": useless}
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in figures["reasons"].items())
+        print(f"{figures['samples']:,} samples, {figures['rejected']:,} rejected" + (f" ({reasons})" if reasons else ""))
+        return figures
     except Spent as problem:
         figures = write_outcomes(cfg, seed, tasks, log, out)
         raise Unusable(
