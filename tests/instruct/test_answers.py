@@ -42,6 +42,7 @@ def test_a_text_answers_the_question_that_it_was_given(kinds):
         ("format", LONG),
         ("format", f"Question:\nAnswer: {LONG}"),
         ("format", f"Question: Why <image>?\nAnswer: {LONG}"),
+        ("format", f"Question: Why?\nAnswer: {LONG} \ufffd"),
         ("roles", f"Question: Why?\nQuestion: Why not?\nAnswer: {LONG}"),
         ("roles", f"Answer: {LONG}\nQuestion: Why?"),
         ("roles", f"Question: Why?\nAnswer: {LONG}\nQuestion: What else?"),

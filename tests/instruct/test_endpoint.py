@@ -1,5 +1,6 @@
 import email.utils
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +75,12 @@ def test_retry_after_is_a_number_or_a_date(client, endpoint):
         with pytest.raises(Failed) as failed:
             client().ask(REQUEST)
         assert failed.value.wait == pytest.approx(wait, abs=2)
+
+
+def test_other_models_name_the_limit_otherwise_and_take_no_temperature(client, endpoint):
+    client(max_tokens_name="max_completion_tokens").ask(replace(REQUEST, temperature=None))
+    assert endpoint.body["max_completion_tokens"] == 10
+    assert {"max_tokens", "temperature"} & {*endpoint.body} == set()
 
 
 def test_a_stream_that_drips_beyond_the_timeout_is_given_up(client, endpoint, monkeypatch):

@@ -25,11 +25,14 @@ def call(endpoint, captioned, tiny_tokenizer, tmp_path):
     )
 
     def run(*more: str) -> tuple[int, str]:
-        overrides = [f"runs={tmp_path}/runs", "run=r", f"instruct.sources=[{source}]", "instruct.model=m"]
-        overrides += [f"instruct.runtime.base_url={endpoint.url}", "instruct.runtime.backoff=0.01", *more]
+        overrides = [f"runs={tmp_path}/runs", "run=r", f"instruct.sources=[{source}]"]
+        overrides += [] if "instruct.model=null" in more else ["instruct.model=m"]
+        overrides += ["instruct.runtime.backoff=0.01"]
+        if not any("base_url" in one for one in more):
+            overrides.append(f"instruct.runtime.base_url={endpoint.url}")
         alone = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE", "LOCAL_RANK"}}
         done = subprocess.run(
-            [sys.executable, "stages/02a_instruct.py", *overrides],
+            [sys.executable, "stages/02a_instruct.py", *more, *overrides],
             cwd=ROOT,
             env=alone | {"OPENAI_API_KEY": SECRET},
             capture_output=True,
@@ -85,3 +88,20 @@ def test_wrong_settings_are_named_in_one_line(call, wrong, says):
     assert code == 1
     assert says in said.splitlines()[-1]
     assert "Traceback" not in said
+
+
+def test_a_kind_of_the_users_own_is_a_file_in_a_folder_of_their_own(call, endpoint, tmp_path):
+    kind = tmp_path / "conf/instruct/mine.yaml"
+    kind.parent.mkdir(parents=True)
+    kind.write_text(
+        "# @package instruct.kinds.mine\nprompt: 你看。\nformat: text\nquestions: [这是什么？]\nscripts: [CJK]\n"
+    )
+    endpoint.answer = lambda body, nth: "这是一只狗，它在图片的左边。"
+    code, said = call("--config-dir", str(tmp_path / "conf"), "instruct=[mine]")
+    assert code == 0, said
+    corpus = (tmp_path / "runs/r/02a_instruct/corpora/captions.json").read_text()
+    assert corpus.count("<image>\\n这是什么？") == corpus.count("这是一只狗，它在图片的左边。") == 8
+    kind.write_text("prompt: [what?\n")
+    code, said = call("--config-dir", str(tmp_path / "conf"), "instruct=[mine]")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "mine.yaml" in said

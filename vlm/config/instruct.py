@@ -67,10 +67,11 @@ class InstructRuntime:
 
     base_url: str | None = None  # of an OpenAI-compatible endpoint, like http://localhost:8000/v1
     key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; a local endpoint needs none
+    max_tokens_name: str = "max_tokens"  # the field of that limit; newer models want max_completion_tokens
     stream: bool = False  # ask for the answer token by token
     workers: int = 8  # requests at once
     requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None  # of prompts and answers; an answer counts as max_tokens until it is there
+    tokens_per_minute: float | None = None  # of prompts and answers, each answer counted as max_tokens
     timeout: float = 120.0  # seconds for one request
     tries: int = 6  # of one request, when the endpoint fails
     backoff: float = 1.0  # seconds before the second try; doubled for each further one, with jitter
@@ -104,5 +105,5 @@ class InstructConfig:
     limit: int | None = None  # ask about only the first pictures of each source
     model: str | None = None  # as the endpoint calls it
     max_tokens: int = 1024  # of an answer
-    temperature: float = 0.7
+    temperature: float | None = 0.7  # null: the endpoint's own; without sampling a second attempt is like the first
     runtime: InstructRuntime = field(default_factory=InstructRuntime)

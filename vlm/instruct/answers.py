@@ -10,7 +10,7 @@ from vlm.data.samples import IMAGE, Reject, Turn
 SCRIPT_SHARE = 0.8  # of the letters
 COMMON_SHARE = 0.1  # of the words: English prose has about 0.4 of its twenty commonest
 FEW_WORDS = 8  # fewer do not tell a language
-SPECIAL = re.compile(r"<\|[^|]*\|>|</?s>|\[/?INST\]|" + re.escape(IMAGE))
+SPECIAL = re.compile(r"<\|[^|]*\|>|</?s>|\[/?INST\]|\ufffd|" + re.escape(IMAGE))  # U+FFFD: bytes that are no text
 
 
 def turns_of(answer: str, finish: str | None, kind: KindConfig, question: str) -> tuple[Turn, ...]:
@@ -25,7 +25,7 @@ def turns_of(answer: str, finish: str | None, kind: KindConfig, question: str) -
     if finish != "stop":
         raise Reject("cut_off", f"the answer ended by {finish!r}, not by itself")
     if special := SPECIAL.search(text):
-        raise Reject("format", f"the answer holds the special token {special[0]}")
+        raise Reject("format", f"the answer holds {special[0]!r}, which is no text")
     if kind.format is AnswerFormat.text:
         turns: tuple[Turn, ...] = (Turn("user", question), Turn("assistant", text))
     else:

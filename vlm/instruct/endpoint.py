@@ -50,7 +50,7 @@ class Endpoint:
     def __init__(self, runtime: InstructRuntime) -> None:
         if runtime.base_url is None:
             raise Unusable("instruct.runtime.base_url has no value: give the endpoint, like http://localhost:8000/v1")
-        self._key = os.environ.get(runtime.key_variable, "")
+        self._key = os.environ.get(runtime.key_variable, "").strip()
         if not self._key and urlsplit(runtime.base_url).hostname not in LOCAL:
             raise Unusable(f"the environment has no {runtime.key_variable}: {runtime.base_url} needs a key")
         self._runtime = runtime
@@ -78,7 +78,7 @@ class Endpoint:
             raise Failed(reason, passes=True, may_cost=True) from None
 
     def _whole(self, request: Request) -> Answer:
-        found = self._client.chat.completions.create(**_body(request), stream=False)
+        found = self._client.chat.completions.create(**self._body(request), stream=False)
         choice = found.choices[0]
         return _answer(choice.message.content, choice.finish_reason, found.usage)
 
@@ -86,7 +86,7 @@ class Endpoint:
         deadline = time.monotonic() + self._runtime.timeout
         texts, finish, usage = [], None, None
         with self._client.chat.completions.create(
-            **_body(request), stream=True, stream_options={"include_usage": True}
+            **self._body(request), stream=True, stream_options={"include_usage": True}
         ) as chunks:
             for chunk in _until(deadline, chunks, self._runtime.timeout):
                 usage = chunk.usage or usage
@@ -96,6 +96,11 @@ class Endpoint:
         if finish is None:
             raise Failed("the stream ended before the answer did", passes=True, may_cost=True)
         return _answer("".join(texts), finish, usage)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        limit = {self._runtime.max_tokens_name: request.max_tokens}
+        heat = {} if request.temperature is None else {"temperature": request.temperature}
+        return {"model": request.model, "messages": request.messages} | limit | heat
 
     def _of_status(self, problem: openai.APIStatusError) -> Exception:
         status = problem.status_code
@@ -113,15 +118,6 @@ class Endpoint:
 
     def _strike(self, said: str) -> str:
         return said.replace(self._key, "***") if self._key else said
-
-
-def _body(request: Request) -> dict[str, Any]:
-    return {
-        "model": request.model,
-        "messages": request.messages,
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-    }
 
 
 def _answer(text: object, finish: str | None, usage: Any) -> Answer:  # noqa: ANN401 - the client's own type, or None

@@ -34,7 +34,7 @@ class Request:
     messages: Messages
     model: str
     max_tokens: int
-    temperature: float
+    temperature: float | None
     about: tuple[str, str, str, str]  # source, picture, kind, prompt version
     attempt: int
 
@@ -51,7 +51,7 @@ def version_of(kind: KindConfig) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
 
 
-def request_of(task: Task, attempt: int, model: str, max_tokens: int, temperature: float) -> Request:
+def request_of(task: Task, attempt: int, model: str, max_tokens: int, temperature: float | None) -> Request:
     """Return the request for a task's first or second attempt."""
     about = (task.facts.source, task.facts.image.name, task.name, task.version)
     messages = [

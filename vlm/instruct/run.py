@@ -54,7 +54,9 @@ def generate(cfg: InstructConfig, seed: int, tokenizer: Path, cache: Path, out: 
             asker.ask_all(tasks, bar.update)
         figures = write_outcomes(cfg, seed, tasks, log, out) | {"rows_without_use": useless}
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in figures["reasons"].items())
-        print(f"{figures['samples']:,} samples, {figures['rejected']:,} rejected" + (f" ({reasons})" if reasons else ""))
+        print(
+            f"{figures['samples']:,} samples, {figures['rejected']:,} rejected" + (f" ({reasons})" if reasons else "")
+        )
         return figures
     except Spent as problem:
         figures = write_outcomes(cfg, seed, tasks, log, out)
