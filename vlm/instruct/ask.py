@@ -114,7 +114,7 @@ class Asker:
         most = cost_of(prompt_tokens, self._cfg.max_tokens, runtime)
         if runtime.max_request_cost is not None and most > runtime.max_request_cost:
             error = f"it could cost {most:.6f}, more than max_request_cost={runtime.max_request_cost}"
-            self._log.append(entry(request, 0.0, 0.0) | {"error": error, "reason": "too_dear", "cached": True})
+            self._log.append(entry(request, 0.0, 0.0) | {"error": error, "reason": "too_dear"})
             return False
         for number in range(runtime.tries):
             if number:

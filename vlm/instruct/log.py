@@ -77,7 +77,7 @@ class Log:
         elif "reason" in record:
             self._given_up[record["request"]] = record
         self.cost += record["cost"]
-        self.calls += not record.get("cached", False)
+        self.calls += not (record.get("cached") or record.get("reason") == "too_dear")
         self._end += length
 
 
