@@ -11,7 +11,9 @@ from vlm.pipeline.stage import typed
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = [
-    f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name != "deepspeed"
+    f"{path.parent.name}={path.stem}"
+    for path in sorted(CONF.glob("*/*.yaml"))
+    if path.parent.name not in {"deepspeed", "instruct"}
 ]
 ZERO = [f"deepspeed@finetune.deepspeed={path.stem}" for path in sorted((CONF / "deepspeed").glob("*.yaml"))]
 

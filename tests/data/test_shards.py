@@ -89,6 +89,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(many, data_of, tiny_chat, 
     assert [name for name in one if name.endswith(".tar")] == [f"finetune/{shard:06d}.tar" for shard in range(8)]
     assert set(one) - {f"finetune/{shard:06d}.tar" for shard in range(8)} == {
         "finetune/index.npy",
+        "finetune/lengths.png",
         "finetune/shards.json",
         "finetune/rejects.jsonl",
         "finetune/left_out.jsonl",

@@ -23,12 +23,14 @@ from vlm.config.data import (
     Stored,
 )
 from vlm.config.eval import EvalConfig, EvalRuntime, Scorer, TaskConfig
+from vlm.config.instruct import AnswerFormat, ExampleConfig, InstructConfig, InstructRuntime, KindConfig
 from vlm.config.model import ChatTemplate, Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
 from vlm.config.preflight import PREFLIGHT_MODES, HardwareConfig
 from vlm.config.train import LearningRates, LoraConfig, Schedule, Strategy, TrainConfig, TrainRuntime
 from vlm.errors import Unusable
 
 __all__ = [
+    "AnswerFormat",
     "Answers",
     "Captions",
     "ChatTemplate",
@@ -36,10 +38,14 @@ __all__ = [
     "Dtype",
     "EvalConfig",
     "EvalRuntime",
+    "ExampleConfig",
     "FeatureSelect",
     "Form",
     "Geometry",
     "HardwareConfig",
+    "InstructConfig",
+    "InstructRuntime",
+    "KindConfig",
     "LearningRates",
     "LoraConfig",
     "ModelConfig",
@@ -74,6 +80,7 @@ class RootConfig:
     preflight: Any = False  # true: only estimate; sweep: compare settings; warn: go on where an estimate does not fit
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    instruct: InstructConfig = field(default_factory=InstructConfig)  # conf/02a_instruct.yaml
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     finetune: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

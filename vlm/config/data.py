@@ -21,6 +21,7 @@ class SourceFormat(Enum):
 
     llava = "llava"
     coco_captions = "coco_captions"
+    caps_boxes = "caps_boxes"
     vqa = "vqa"
     aokvqa = "aokvqa"
     scienceqa = "scienceqa"

@@ -141,7 +141,7 @@ def _card(split: Split, number: int, chat: Chat) -> str:
     )
     stream = "".join(_mark(piece) for piece in pieces(encoded, chat))
     cut = f'<span class="cut">✂ {stored.cut_turns} turns cut here</span>' if stored.cut_turns else ""
-    shown = "".join(_picture(data) for data in stored.pictures)
+    shown = "".join(picture_of(data) for data in stored.pictures)
     pictures = f'<div class="pictures">{shown}</div>' if shown else ""
     blind = "" if shown else " blind"
     return f'<article class="card{blind}">{pictures}<div>{chips}<p class="stream">{stream}</p>{cut}</div></article>'
@@ -162,8 +162,8 @@ def visible(text: str) -> str:
     return escape(text.translate(HIDDEN))
 
 
-def _picture(data: bytes) -> str:
-    """Return a picture that holds its own data, with the square that `crop` would keep dashed in it."""
+def picture_of(data: bytes) -> str:
+    """Return a picture as HTML that holds its own data, with the square that `crop` would keep dashed in it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own size warning: stage 02 has accepted the picture
         picture = to_rgb(Image.open(io.BytesIO(data)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vlm.config import SourceConfig, SourceFormat
 from vlm.data.ai_challenger import ai_challenger
+from vlm.data.caps_boxes import caps_boxes
 from vlm.data.coco import coco_captions
 from vlm.data.llava import llava
 from vlm.data.parquet import parquet
@@ -24,6 +25,7 @@ from vlm.errors import Unusable
 READERS: dict[SourceFormat, Callable[[SourceConfig, int], Iterator[Row]]] = {
     SourceFormat.llava: llava,
     SourceFormat.coco_captions: coco_captions,
+    SourceFormat.caps_boxes: caps_boxes,
     SourceFormat.vqa: vqa,
     SourceFormat.aokvqa: aokvqa,
     SourceFormat.scienceqa: scienceqa,

@@ -21,6 +21,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from vlm.config import UNKEYED_NODES, RootConfig
 from vlm.errors import Unusable
@@ -120,6 +121,9 @@ def start(main: Callable[[], None]) -> None:
         main()
     except (HydraException, OmegaConfBaseException) as problem:
         print(f"{Path(sys.argv[0]).stem}: {_plainly(problem)}", file=sys.stderr)
+        sys.exit(2)
+    except YAMLError as problem:  # in a file of the user's own: it names the file, the line and the column
+        print(f"{Path(sys.argv[0]).stem}: {' '.join(str(problem).split())}", file=sys.stderr)
         sys.exit(2)
 
 
