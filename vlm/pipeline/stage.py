@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from vlm.config import UNKEYED_NODES, RootConfig
+from vlm.config import RootConfig, counts_in_key
 from vlm.errors import Unusable
 from vlm.pipeline import artifact
 from vlm.pipeline.artifact import Identity
@@ -125,7 +125,7 @@ def say(first: bool, line: str) -> None:
 
 
 def _flatten(name: str, value: object, found: dict[str, Any]) -> None:
-    if name.rsplit(".", 1)[-1] in UNKEYED_NODES:
+    if not counts_in_key(name.rsplit(".", 1)[-1], value):
         return
     if isinstance(value, dict):
         for key, inner in value.items():
