@@ -20,7 +20,8 @@ def contents(artifact: Path) -> dict[str, str]:
     kept = {name: digest for name, digest in record["sha256"].items() if not any(part in name for part in VARIES)}
     metrics = artifact / "metrics.jsonl"
     if metrics.is_file():
-        kept["metrics.jsonl"] = str([(line["step"], line["loss"]) for line in map(json.loads, metrics.open())])
+        lines = map(json.loads, metrics.open())
+        kept["metrics.jsonl"] = str([(line["step"], line.get("loss"), line.get("held_out/loss")) for line in lines])
     return kept
 
 
@@ -57,8 +58,12 @@ def test_another_run_shares_nothing(pipeline: Pipeline, whole_run):
 
 def test_the_loss_and_the_rates_are_in_the_metrics(whole_run):
     lines = [json.loads(line) for line in (whole_run / "04_finetune/metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["step"] == 6
-    assert lines[-1].keys() >= {"loss", "lr/projector", "lr/language_model", "tokens_per_second"}
+    trained, looked = lines[-2:]
+    assert trained["step"] == looked["step"] == 6
+    assert trained.keys() >= {"loss", "lr/projector", "lr/language_model", "tokens_per_second"}
+    assert looked.keys() >= {"held_out/loss", "questions/accuracy", "questions/low", "questions/high"}
+    assert (whole_run / "04_finetune/best/step_000006/COMPLETE").is_file()
+    assert "latest, step 6" in (whole_run / "04_finetune/samples.html").read_text()
     assert list((whole_run / "04_finetune/tensorboard").glob("events.out.*"))
 
 
