@@ -67,6 +67,33 @@ def test_the_loss_and_the_rates_are_in_the_metrics(whole_run):
     assert list((whole_run / "04_finetune/tensorboard").glob("events.out.*"))
 
 
+def test_a_sweep_shares_what_is_equal_and_ends_with_a_table(pipeline: Pipeline, whole_run):
+    base = pipeline.runs / "swept"
+    for earlier in STAGES[:4]:
+        shutil.copytree(whole_run / earlier, base / earlier)
+    rates = ("finetune.lr.projector=1e-3,2e-3", "-m")
+    code, said = pipeline.run("04_finetune", *rates, run="swept")
+    assert code == 0, said
+    jobs = [base / "sweep" / f"finetune.lr.projector={rate}" for rate in ("0.001", "0.002")]
+    assert all((job / "02_shard").resolve() == base / "02_shard" for job in jobs)
+    table = said.splitlines()[-3:]
+    assert "held_out/loss" in table[0].split()
+    assert [line.split()[0] for line in table[1:]] == [job.name for job in jobs]
+    assert (
+        len({(job / "04_finetune/model/model-multi_modal_projector-00001.safetensors").read_bytes() for job in jobs})
+        == 2
+    )
+
+    code, said = pipeline.run("04_finetune", "finetune.lr.projector=2e-3,1e-3", "-m", run="swept")
+    assert said.count("up to date") == 2
+    code, said = pipeline.run("05_eval", *rates, run="swept")
+    assert code == 0, said
+    assert all((job / "05_eval/report.html").is_file() for job in jobs)
+    code, said = pipeline.run("05_eval", "finetune.lr.projector=3e-3,4e-3", "-m", run="swept")
+    assert code == 1  # what was not trained is not evaluated as if it were
+    assert "04_finetune is not there" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_in_the_middle_and_run_again_a_stage_ends_with_the_same_bytes(pipeline, whole_run, stage):

@@ -24,8 +24,11 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from vlm.config import RootConfig, counts_in_key
 from vlm.errors import Unusable
-from vlm.pipeline import artifact
+from vlm.pipeline import artifact, sweep
 from vlm.pipeline.artifact import Identity
+
+ALL_NODES = ("model", "data", "pretrain", "finetune", "eval")
+_jobs: list[Path] = []  # what the jobs of this process's sweep make
 
 Work = Callable[[RootConfig, Mapping[str, Path], Path], None]
 
@@ -64,10 +67,16 @@ class Stage:
         cfg = typed(composed)
         if cfg.cluster is not None:
             raise Unusable("dispatch to a cluster is not built yet: leave out +cluster=, or start it under torchrun")
-        root = Path(cfg.runs) / cfg.run
+        base = root = Path(cfg.runs) / cfg.run
+        if choice := sweep.choice_of_job():
+            root = base / sweep.FOLDER / choice
+            sweep.adopt(base, root, self.name, settings_of(composed, ("seed", *ALL_NODES)))
         out = root / self.name
         inputs = {stage: self._input(root / stage, cfg.run) for stage in self.reads}
         identity = Identity(settings_of(composed, self.settings), {stage: found.key for stage, found in inputs.items()})
+        if choice:
+            sweep.share(base, out, identity.key)
+            _jobs.append(out)
 
         if out.exists():
             artifact.require(out, identity)
@@ -90,6 +99,8 @@ def start(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and leaving by itself
     try:
         main()
+        if _jobs and int(os.environ.get("RANK", "0")) == 0:
+            print(sweep.table(_jobs))
     except (HydraException, OmegaConfBaseException) as problem:
         print(f"{Path(sys.argv[0]).stem}: {_plainly(problem)}", file=sys.stderr)
         sys.exit(2)
