@@ -48,7 +48,7 @@ class Answerer:
         self.stop_ids = _stop_ids(self.chat)
         self.pad_id = self.chat.end_id if self.chat.tokenizer.pad_token_id is None else self.chat.tokenizer.pad_token_id
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: weights that ZeRO-3 gathers in it could not train afterwards
     def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
         """Return the most probable token after token, up to the end of the turn, for each question."""
         settings = GenerationConfig(
