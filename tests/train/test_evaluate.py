@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
 from vlm.config import EvaluationConfig, LearningRates, Strategy, TaskConfig
@@ -24,6 +25,14 @@ from .conftest import weights_of
 
 HERE = Path(__file__).parent
 QUESTIONS = {"answers": 5, "tasks": {"questions": TaskConfig(max_new_tokens=3, shuffled=False)}}
+
+
+KEYS = {"loss": "held_out/loss", "questions": "questions/accuracy"}
+SIGN = {"loss": 1, "questions": -1}
+
+
+def ends(weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    return next(tensor for full, tensor in weights.items() if full.endswith(name))
 
 
 class Killed(BaseException):
@@ -131,9 +140,14 @@ def test_a_run_killed_at_every_step_keeps_and_stops_like_an_unbroken_one(run, se
     assert rows(killed, "evaluation") == rows(unbroken, "evaluation")
     assert rows(killed) == rows(unbroken)
     assert weights_of(killed / "model") == weights_of(unbroken / "model")
-    kept = {path.name for path in (unbroken / "best").iterdir()}
+    kept = {path.name for path in (unbroken / "best").glob("step_*")}
     assert len(kept) == 2
-    assert {path.name for path in (killed / "best").iterdir()} == kept
+    assert {path.name for path in (killed / "best").glob("step_*")} == kept
+    best = min(rows(unbroken, "evaluation"), key=lambda row: (row[KEYS[metric]] * SIGN[metric], row["step"]))["step"]
+    trained = load_file(unbroken / f"best/step_{best:06d}/weights.safetensors")
+    exported = load_file(unbroken / "model/model-multi_modal_projector-00001.safetensors")
+    for part in ("linear_1.weight", "linear_2.bias"):  # of the best look, not of the last
+        assert torch.equal(ends(trained, part), ends(exported, part))
     for name in kept:
         assert weights_of(killed / "best" / name) == weights_of(unbroken / "best" / name)
 

@@ -63,7 +63,7 @@ class EvaluationConfig:
     shown: int = 16  # answers of each task in samples.html
     metric: str = "loss"  # what is best: the held-out loss, or the accuracy of a task
     keep_best: int = 0  # checkpoints, in best/
-    patience: int | None = None  # looks without a new best that end the training early
+    patience: int | None = None  # looks without a new best that end the training early; the best is then exported
 
     @property
     def is_on(self) -> bool:
@@ -77,6 +77,8 @@ class EvaluationConfig:
         for name in ("every", "samples", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise Unusable(f"evaluation.{name}={value} is not at least 1")
+        if self.patience is not None:
+            self.keep_best = max(1, self.keep_best)
         if not self.is_on and (self.patience is not None or self.keep_best):
             raise Unusable("evaluation.patience and keep_best need looks: set evaluation.every or each_epoch")
 

@@ -29,7 +29,7 @@ from vlm.train.loop import nats_of
 from vlm.train.report import Report
 
 LOSS = "held_out/loss"
-BEST = "best"
+BEST, CHOSEN = "best", "best/chosen"
 
 Ask = Callable[[LlavaForConditionalGeneration, int], dict[str, float]]
 """From a model and the step to figures, among them <task>/accuracy; every rank calls, with the same model."""
@@ -121,6 +121,15 @@ class Evaluation:
         """Keep the checkpoints of the best steps; call when one was saved."""
         if ranks.first() and self.cfg.keep_best and self.held_out is not None:
             keep_best(self.out / "checkpoints", self.out / BEST, best_steps(self._looks(), self.cfg.keep_best))
+
+    def only_best(self) -> Path | None:
+        """Return a folder with the best step's checkpoint alone, from which to export; None without patience."""
+        if self.cfg.patience is None:
+            return None
+        if ranks.first():
+            keep_best(self.out / BEST, self.out / CHOSEN, best_steps(self._looks(), 1))
+        ranks.barrier()
+        return self.out / CHOSEN
 
     def figures(self) -> dict[str, Any]:
         """Return the headline figures of the first rank: the last look, and which was the best."""

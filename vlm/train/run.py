@@ -68,6 +68,8 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
             warmup_ratio=cfg.warmup_ratio,
             save_every=cfg.runtime.save_every,
         )
+    if chosen := evaluation.only_best():
+        Checkpoints(chosen, trainees, plan.fingerprint, keep=1).resume(engine)
     if ranks.first():
         _export(model, cfg.strategy, base, out)
     ranks.barrier()
