@@ -186,7 +186,7 @@ def test_looks_come_every_so_often_at_each_epoch_and_at_the_end(run, settings, t
 
 @pytest.mark.slow
 def test_two_ranks_under_zero_2_see_the_losses_and_answers_of_one(run, settings, tiny_model, tiny_shards, tmp_path):
-    cfg = settings(zero=2, evaluation=looks(every=2, samples=11, **QUESTIONS, keep_best=1))
+    cfg = settings(zero=2, evaluation=looks(every=2, samples=11, **QUESTIONS, patience=3))
     one = run(cfg, tmp_path / "one")
     two = tmp_path / "two"
     two.mkdir()

@@ -68,8 +68,9 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
             warmup_ratio=cfg.warmup_ratio,
             save_every=cfg.runtime.save_every,
         )
-    if chosen := evaluation.only_best():
-        Checkpoints(chosen, trainees, plan.fingerprint, keep=1).resume(engine)
+    chosen = evaluation.only_best()
+    if chosen and not Checkpoints(chosen, trainees, plan.fingerprint, keep=1).resume(engine).step:
+        raise Unusable(f"{out}/best lacks the checkpoint of the best look: delete {out} and train again")
     if ranks.first():
         _export(model, cfg.strategy, base, out)
     ranks.barrier()
