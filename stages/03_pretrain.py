@@ -24,14 +24,12 @@ from vlm.pipeline.stage import Stage, start
 
 def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     """Train the projector on captions."""
+    from vlm.eval.suite import Suite
     from vlm.train.run import train
 
-    write_figures(
-        out,
-        train(
-            cfg.pretrain, cfg.seed, base=inputs["01_assemble"] / "model", split=inputs["02_shard"] / "pretrain", out=out
-        ),
-    )
+    base, shards = inputs["01_assemble"] / "model", inputs["02_shard"]
+    suite = Suite.of(cfg.pretrain.evaluation, cfg.seed, base=base, shards=shards, out=out)
+    write_figures(out, train(cfg.pretrain, cfg.seed, base=base, split=shards / "pretrain", out=out, ask=suite))
 
 
 def estimate(cfg: RootConfig, inputs: Mapping[str, Path], ranks: int) -> dict[str, Any]:

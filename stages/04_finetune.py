@@ -24,14 +24,12 @@ from vlm.pipeline.stage import Stage, start
 
 def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     """Train what the strategy names on conversations."""
+    from vlm.eval.suite import Suite
     from vlm.train.run import train
 
-    write_figures(
-        out,
-        train(
-            cfg.finetune, cfg.seed, base=inputs["03_pretrain"] / "model", split=inputs["02_shard"] / "finetune", out=out
-        ),
-    )
+    base, shards = inputs["03_pretrain"] / "model", inputs["02_shard"]
+    suite = Suite.of(cfg.finetune.evaluation, cfg.seed, base=base, shards=shards, out=out)
+    write_figures(out, train(cfg.finetune, cfg.seed, base=base, split=shards / "finetune", out=out, ask=suite))
 
 
 def estimate(cfg: RootConfig, inputs: Mapping[str, Path], ranks: int) -> dict[str, Any]:

@@ -27,6 +27,16 @@ def test_runtime_settings_do_not_count_in_the_key(composed):
     assert not [name for name in names if "runtime" in name or "deepspeed" in name]
 
 
+def test_looking_at_a_training_counts_in_the_key_only_with_patience(composed):
+    looks = [f"finetune.evaluation.{setting}" for setting in ("every=7", "keep_best=2", "tasks.questions.limit=3")]
+    without = settings_of(composed("finetune.evaluation.every=null"), ("finetune",))
+    assert settings_of(composed(*looks), ("finetune",)) == without
+    stops = settings_of(composed(*looks, "finetune.evaluation.patience=2"), ("finetune",))
+    assert stops["finetune.evaluation.every"] == 7
+    assert stops["finetune.evaluation.patience"] == 2
+    assert stops["finetune.evaluation.tasks.questions.limit"] == 3
+
+
 def test_a_stage_works_once_and_is_then_up_to_date(composed, tmp_path, capsys):
     calls = []
     stage = stage_that(lambda cfg, inputs, out: calls.append(out))

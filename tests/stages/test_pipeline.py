@@ -20,7 +20,8 @@ def contents(artifact: Path) -> dict[str, str]:
     kept = {name: digest for name, digest in record["sha256"].items() if not any(part in name for part in VARIES)}
     metrics = artifact / "metrics.jsonl"
     if metrics.is_file():
-        kept["metrics.jsonl"] = str([(line["step"], line["loss"]) for line in map(json.loads, metrics.open())])
+        lines = map(json.loads, metrics.open())
+        kept["metrics.jsonl"] = str([(line["step"], line.get("loss"), line.get("held_out/loss")) for line in lines])
     return kept
 
 
@@ -57,9 +58,40 @@ def test_another_run_shares_nothing(pipeline: Pipeline, whole_run):
 
 def test_the_loss_and_the_rates_are_in_the_metrics(whole_run):
     lines = [json.loads(line) for line in (whole_run / "04_finetune/metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["step"] == 6
-    assert lines[-1].keys() >= {"loss", "lr/projector", "lr/language_model", "tokens_per_second"}
+    trained, looked = lines[-2:]
+    assert trained["step"] == looked["step"] == 6
+    assert trained.keys() >= {"loss", "lr/projector", "lr/language_model", "tokens_per_second"}
+    assert looked.keys() >= {"held_out/loss", "questions/accuracy", "questions/low", "questions/high"}
+    assert (whole_run / "04_finetune/best/step_000006/COMPLETE").is_file()
+    assert "latest, step 6" in (whole_run / "04_finetune/samples.html").read_text()
     assert list((whole_run / "04_finetune/tensorboard").glob("events.out.*"))
+
+
+def test_a_sweep_shares_what_is_equal_and_ends_with_a_table(pipeline: Pipeline, whole_run):
+    base = pipeline.runs / "swept"
+    for earlier in STAGES[:4]:
+        shutil.copytree(whole_run / earlier, base / earlier)
+    rates = ("finetune.lr.projector=1e-3,2e-3", "-m")
+    code, said = pipeline.run("04_finetune", *rates, run="swept")
+    assert code == 0, said
+    jobs = [base / "sweep" / f"finetune.lr.projector={rate}" for rate in ("0.001", "0.002")]
+    assert all((job / "02_shard").resolve() == base / "02_shard" for job in jobs)
+    table = said.splitlines()[-3:]
+    assert "held_out/loss" in table[0].split()
+    assert [line.split()[0] for line in table[1:]] == [job.name for job in jobs]
+    assert (
+        len({(job / "04_finetune/model/model-multi_modal_projector-00001.safetensors").read_bytes() for job in jobs})
+        == 2
+    )
+
+    code, said = pipeline.run("04_finetune", "finetune.lr.projector=2e-3,1e-3", "-m", run="swept")
+    assert said.count("up to date") == 2
+    code, said = pipeline.run("05_eval", *rates, run="swept")
+    assert code == 0, said
+    assert all((job / "05_eval/report.html").is_file() for job in jobs)
+    code, said = pipeline.run("05_eval", "finetune.lr.projector=3e-3,4e-3", "-m", run="swept")
+    assert code == 1  # what was not trained is not evaluated as if it were
+    assert "04_finetune is not there" in said
 
 
 @pytest.mark.slow

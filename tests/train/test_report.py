@@ -18,3 +18,22 @@ def test_a_resumed_run_drops_the_steps_it_does_again_and_a_torn_line(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert lines[0].keys() >= {"loss", "lr/projector", "tokens_per_second", "grad_norm"}
+
+
+def test_a_look_has_a_row_of_its_own_kind_and_goes_with_the_steps_that_are_done_again(tmp_path):
+    with Report(tmp_path, "test", 6, 1, Progress()) as report:
+        for step in (1, 2, 3):
+            report.step(Progress(step, step, step, step), loss=1.0, grad_norm=1.0, lr={"projector": 0.1})
+            report.evaluation(step, {"held_out/loss": 2.0 / step, "seconds": 0.0})
+    with Report(tmp_path, "test", 6, 1, Progress(step=2)) as report:
+        found = report.rows()
+    assert [(row["step"], row.get("kind")) for row in found] == [(s, k) for s in (1, 2) for k in (None, "evaluation")]
+    assert found[-1]["held_out/loss"] == 1.0
+    assert "loss" not in found[-1]  # readers of the training's loss pass it over
+
+
+def test_the_time_of_a_look_is_not_counted_as_training(tmp_path):
+    with Report(tmp_path, "test", 6, 1, Progress()) as report:
+        report.evaluation(0, {"held_out/loss": 2.0, "seconds": -1000.0})  # as if it had ended long ago
+        report.step(Progress(1, 1, 1, 1), loss=1.0, grad_norm=1.0, lr={"projector": 0.1})
+    assert report.rows()[-1]["seconds_per_step"] > 1000

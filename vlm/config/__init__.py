@@ -2,7 +2,8 @@
 
 The values live in conf/; here is what they may be. One root config serves all six stages, so that one
 preset describes a whole run. Settings under a node named `runtime` or `deepspeed` say how the work is
-done, not what comes out, so they do not count in an artifact's key.
+done, not what comes out, so they do not count in an artifact's key; nor do those under `evaluation`, as
+long as it only looks.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from vlm.config.eval import EvalConfig, EvalRuntime, Scorer, TaskConfig
 from vlm.config.instruct import AnswerFormat, ExampleConfig, InstructConfig, InstructRuntime, KindConfig
 from vlm.config.model import ChatTemplate, Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
 from vlm.config.preflight import PREFLIGHT_MODES, HardwareConfig
-from vlm.config.train import LearningRates, LoraConfig, Schedule, Strategy, TrainConfig, TrainRuntime
+from vlm.config.train import EvaluationConfig, LearningRates, LoraConfig, Schedule, Strategy, TrainConfig, TrainRuntime
 from vlm.errors import Unusable
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "EvalConfig",
     "EvalRuntime",
     "ExampleConfig",
+    "EvaluationConfig",
     "FeatureSelect",
     "Form",
     "Geometry",
@@ -63,10 +65,17 @@ __all__ = [
     "TaskConfig",
     "TrainConfig",
     "TrainRuntime",
-    "UNKEYED_NODES",
+    "counts_in_key",
 ]
 
 UNKEYED_NODES = frozenset({"runtime", "deepspeed"})
+
+
+def counts_in_key(node: str, value: object) -> bool:
+    """Say whether a node's settings change what comes out; looking at a training does so only with patience."""
+    if node == "evaluation":
+        return isinstance(value, dict) and value["patience"] is not None
+    return node not in UNKEYED_NODES
 
 
 @dataclass

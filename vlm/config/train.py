@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from vlm.config.eval import TaskConfig
 from vlm.config.model import Dtype
 from vlm.errors import Unusable
 
@@ -48,6 +49,41 @@ class LoraConfig:
 
 
 @dataclass
+class EvaluationConfig:
+    """Looks at the model while it trains, on the split's held-out samples; off unless `every` or `each_epoch` is set.
+
+    Without patience they change nothing of the training and count in no key.
+    """
+
+    every: int | None = None  # steps
+    each_epoch: bool = False
+    samples: int | None = 512  # of the held-out split, for the loss; null: all
+    answers: int = 0  # questions of each task that are asked and scored, as in stage 05
+    tasks: dict[str, TaskConfig] = field(default_factory=lambda: {"questions": TaskConfig(shuffled=False)})
+    shown: int = 16  # answers of each task in samples.html
+    metric: str = "loss"  # what is best: the held-out loss, or the accuracy of a task
+    keep_best: int = 0  # checkpoints, in best/
+    patience: int | None = None  # looks without a new best that end the training early; the best is then exported
+
+    @property
+    def is_on(self) -> bool:
+        return self.every is not None or self.each_epoch
+
+    def __post_init__(self) -> None:
+        if self.metric not in ("loss", *self.tasks):
+            raise Unusable(f"evaluation.metric={self.metric} is neither loss nor one of {', '.join(self.tasks)}")
+        if self.metric != "loss" and not self.answers:
+            raise Unusable(f"evaluation.metric={self.metric} needs answers: set evaluation.answers")
+        for name in ("every", "samples", "patience"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise Unusable(f"evaluation.{name}={value} is not at least 1")
+        if self.patience is not None:
+            self.keep_best = max(1, self.keep_best)
+        if not self.is_on and (self.patience is not None or self.keep_best):
+            raise Unusable("evaluation.patience and keep_best need looks: set evaluation.every or each_epoch")
+
+
+@dataclass
 class TrainRuntime:
     """How the training is carried out; the result is the same up to floating-point order."""
 
@@ -78,6 +114,7 @@ class TrainConfig:
     dtype: Dtype | None = None  # of the forward pass; null: bfloat16 on a GPU, float32 on a CPU
     lora: LoraConfig = field(default_factory=LoraConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own keys, handed over as they are
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     runtime: TrainRuntime = field(default_factory=TrainRuntime)
 
     def __post_init__(self) -> None:

@@ -39,19 +39,16 @@ class Batch:
 class Answerer:
     """A model with what it takes to ask it."""
 
-    def __init__(self, folder: Path) -> None:
-        """Load a model folder: float32 on a CPU, bfloat16 on a GPU."""
+    def __init__(self, folder: Path, model: LlavaForConditionalGeneration | None = None) -> None:
+        """Load a model folder: float32 on a CPU, bfloat16 on a GPU. Or ask a `model` that began as this folder."""
         self.chat = Chat.of_model(folder)
         self.how = Preprocessing.load(folder)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        logging.disable_progress_bar()
-        loaded = LlavaForConditionalGeneration.from_pretrained(folder, dtype=self.dtype, local_files_only=True)
-        self.model = loaded.to(self.device).eval()
+        self.model = _load(folder) if model is None else model
+        self.device, self.dtype = self.model.device, self.model.dtype
         self.stop_ids = _stop_ids(self.chat)
         self.pad_id = self.chat.end_id if self.chat.tokenizer.pad_token_id is None else self.chat.tokenizer.pad_token_id
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: weights that ZeRO-3 gathers in it could not train afterwards
     def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
         """Return the most probable token after token, up to the end of the turn, for each question."""
         settings = GenerationConfig(
@@ -124,6 +121,15 @@ def pad_left(prompts: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[Tensor,
         ids[row, longest - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
         is_token[row, longest - len(prompt) :] = 1
     return ids, is_token
+
+
+def _load(folder: Path) -> LlavaForConditionalGeneration:
+    """Return the model of a folder, ready to answer."""
+    on_gpu = torch.cuda.is_available()
+    logging.disable_progress_bar()
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    loaded = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    return loaded.to("cuda" if on_gpu else "cpu").eval()
 
 
 def _ahead(

@@ -28,7 +28,7 @@ def evaluate(cfg: EvalConfig, seed: int, run: str, model: Path, shards: Path, ou
     splits = {name: Split(shards / task.split) for name, task in cfg.tasks.items()}  # before the model is loaded
     answerer = Answerer(model / "model")
     results = [
-        _ask(name, task, splits[name], answerer, seed, out, cfg.runtime.batch_size) for name, task in cfg.tasks.items()
+        ask(name, task, splits[name], answerer, seed, out, cfg.runtime.batch_size) for name, task in cfg.tasks.items()
     ]
     metrics = {result.name: as_json(result.score) for result in results}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
@@ -58,9 +58,7 @@ def _row(name: str, of: Score) -> tuple[str, ...]:
     return name, f"{of.seeing.n:,}", f"{of.seeing.percent:.1f}", f"{low:.1f}-{high:.1f}", shuffled, gain
 
 
-def _ask(
-    name: str, task: TaskConfig, split: Split, answerer: Answerer, seed: int, out: Path, batch_size: int
-) -> Result:
+def ask(name: str, task: TaskConfig, split: Split, answerer: Answerer, seed: int, out: Path, batch_size: int) -> Result:
     """Answer and score one task."""
     questions = read_questions(name, task, split, answerer.chat)
     others = swapped_pictures(questions, seed) if task.shuffled else [() for _ in questions]

@@ -73,6 +73,11 @@ def load(path: Path) -> Artifact:
     return Artifact(path, record["key"], record["settings"], record["inputs"])
 
 
+def figures_of(path: Path) -> dict[str, Any]:
+    """Return the headline figures of a whole artifact."""
+    return json.loads((path / RECORD).read_text())["figures"]
+
+
 def require(path: Path, identity: Identity) -> None:
     """Check that the whole artifact at `path` was made with these settings from these inputs.
 

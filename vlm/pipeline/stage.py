@@ -23,10 +23,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from vlm.config import UNKEYED_NODES, RootConfig
+from vlm.config import RootConfig, counts_in_key
 from vlm.errors import Unusable
-from vlm.pipeline import artifact, preflight
+from vlm.pipeline import artifact, preflight, sweep
 from vlm.pipeline.artifact import Identity
+
+ALL_NODES = ("model", "data", "pretrain", "finetune", "eval")
+_jobs: list[Path] = []  # what the jobs of this process's sweep make
 
 Work = Callable[[RootConfig, Mapping[str, Path], Path], None]
 Estimate = Callable[[RootConfig, Mapping[str, Path], int], dict[str, Any]]
@@ -67,13 +70,19 @@ class Stage:
         cfg = typed(composed)
         if cfg.cluster is not None:
             raise Unusable("dispatch to a cluster is not built yet: leave out +cluster=, or start it under torchrun")
-        root = Path(cfg.runs) / cfg.run
+        base = root = Path(cfg.runs) / cfg.run
+        if choice := sweep.choice_of_job():
+            root = base / sweep.FOLDER / choice
+            sweep.adopt(base, root, self.name, settings_of(composed, ("seed", *ALL_NODES)))
         if cfg.preflight in (True, "sweep"):
             say(first, self.preflight(cfg, root))
             return
         out = root / self.name
         inputs = {stage: self._input(root / stage, cfg.run) for stage in self.reads}
         identity = Identity(settings_of(composed, self.settings), {stage: found.key for stage, found in inputs.items()})
+        if choice:
+            sweep.share(base, out, identity.key)
+            _jobs.append(out)
 
         if out.exists():
             artifact.require(out, identity)
@@ -119,6 +128,8 @@ def start(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and leaving by itself
     try:
         main()
+        if _jobs and int(os.environ.get("RANK", "0")) == 0:
+            print(sweep.table(_jobs))
     except (HydraException, OmegaConfBaseException) as problem:
         print(f"{Path(sys.argv[0]).stem}: {_plainly(problem)}", file=sys.stderr)
         sys.exit(2)
@@ -157,7 +168,7 @@ def say(first: bool, line: str) -> None:
 
 
 def _flatten(name: str, value: object, found: dict[str, Any]) -> None:
-    if name.rsplit(".", 1)[-1] in UNKEYED_NODES:
+    if not counts_in_key(name.rsplit(".", 1)[-1], value):
         return
     if isinstance(value, dict):
         for key, inner in value.items():

@@ -9,6 +9,7 @@ Units   losses are nats for each target; times are seconds
 import math
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from vlm.train.engine import Engine, gradient_norm, shards_states
 from vlm.train.report import Report
 from vlm.train.stop import StopRequest
 
+if TYPE_CHECKING:
+    from vlm.train.evaluate import Evaluation  # it computes losses as this loop does
+
 
 def fit(
     engine: Engine,
@@ -32,6 +36,7 @@ def fit(
     progress: Progress,
     checkpoints: Checkpoints,
     report: Report,
+    evaluation: "Evaluation",
     *,
     how: Preprocessing,
     seed: int,
@@ -39,13 +44,13 @@ def fit(
     warmup_ratio: float,
     save_every: int,
 ) -> Progress:
-    """Train from where `progress` stands to the end of the plan.
+    """Train from where `progress` stands to the end of the plan, or until `evaluation` has seen enough.
 
     Raises Unusable when asked to stop, or when the loss is no number; the last checkpoint stands.
     """
     engine.train()
     with StopRequest() as stop:
-        while progress.step < plan.steps:
+        while progress.step < plan.steps and not evaluation.stopped:
             rates = set_learning_rates(engine, progress.step, plan.steps, schedule, warmup_ratio)
             waiting = time.monotonic()
             micro_batches = next(batches)
@@ -65,10 +70,12 @@ def fit(
             progress.tokens += int(plan.tokens[samples].sum())
             progress.targets += targets
             report.step(progress, loss, grad_norm, rates)
+            wanted = evaluation.after(engine, progress.step)
             asked = stop.agreed(engine.device)
-            if asked or progress.step % save_every == 0 or progress.step == plan.steps:
+            if asked or wanted or progress.step % save_every == 0 or progress.step == plan.steps:
                 checkpoints.save(engine, progress)
-            if asked and progress.step < plan.steps:
+                evaluation.keep()
+            if asked and progress.step < plan.steps and not evaluation.stopped:
                 raise Unusable(f"asked to stop: saved at step {progress.step} of {plan.steps}; run it again to go on")
     return progress
 

@@ -9,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from vlm import ranks
+from vlm.files import sync
 from vlm.train.checkpoint import Progress
 
 METRICS = "metrics.jsonl"
@@ -26,6 +27,7 @@ class Report:
         self._samples = resumed.samples
         self._steps = resumed.step
         self._waited = 0.0
+        self._looked: dict[str, str] = {}
         if not self._first:
             return
         self._path = folder / METRICS
@@ -43,7 +45,7 @@ class Report:
         if not self._first:
             return
         self._bar.update()
-        self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self._bar.set_postfix(loss=f"{loss:.4f}", **self._looked, refresh=False)
         if progress.step % self._log_every and progress.step != self._bar.total:
             return
         seconds = time.monotonic() - self._since
@@ -65,6 +67,25 @@ class Report:
             self._board.add_scalar(key, value, progress.step)
         self._since, self._waited = time.monotonic(), 0.0
         self._tokens, self._samples, self._steps = progress.tokens, progress.samples, progress.step
+
+    def evaluation(self, step: int, figures: dict[str, float]) -> None:
+        """Record a look at held-out samples, in a row of its own kind; decisions rest on it, so it goes to disk.
+
+        `figures` hold "held_out/loss" and the "seconds" that the look took.
+        """
+        if not self._first:
+            return
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, "kind": "evaluation", **figures}) + "\n")
+        sync(self._path)
+        for key, value in figures.items():
+            self._board.add_scalar(f"evaluation/{key}", value, step)
+        self._since += figures["seconds"]  # the next step's speed is the training's own
+        self._looked = {"held_out": f"{figures['held_out/loss']:.4f}"}
+
+    def rows(self) -> list[dict]:
+        """Return what is in metrics.jsonl so far; nothing on other ranks than the first."""
+        return [json.loads(line) for line in _lines(self._path)] if self._first else []
 
     def __enter__(self) -> "Report":
         return self

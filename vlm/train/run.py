@@ -1,6 +1,6 @@
 """One training from its settings to a model folder: stages 03 and 04."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from vlm.config import Dtype, Strategy, TrainConfig
 from vlm.data.chat import Chat
 from vlm.data.loader import Steps, check_split, load_steps
 from vlm.data.pixels import Preprocessing
+from vlm.errors import Unusable
 from vlm.model.export import link_folder, save_weights, stored_dtype
 from vlm.model.forward import PackedLoss
 from vlm.train import strategy
 from vlm.train.checkpoint import Checkpoints
 from vlm.train.engine import Engine, join_ranks, start_engine
+from vlm.train.evaluate import Ask, Evaluation, HeldOut
 from vlm.train.loop import fit
 from vlm.train.planning import plan_of
 from vlm.train.report import Report
@@ -29,11 +31,11 @@ CHANGED_PARTS = {  # weight files that a strategy changes
 }
 
 
-def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) -> dict[str, Any]:
+def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, ask: Ask | None = None) -> dict[str, Any]:
     """Train the model folder `base` on a split as the settings say; leave model/ in `out`.
 
-    Goes on from the newest checkpoint in `out`. Returns the headline figures. Raises Unusable, before the model is
-    loaded, if shards and model do not belong together.
+    Goes on from the newest checkpoint in `out`. `ask` asks the questions of an evaluation. Returns the headline
+    figures. Raises Unusable, before the model is loaded, if shards and model do not belong together.
     """
     chat = Chat.of_model(base)
     shards = check_split(split, chat.image_tokens)
@@ -41,14 +43,16 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
     join_ranks()
     if ranks.first():
         print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
+    how = Preprocessing.load(base)
+    held_out = _held_out(cfg, seed, split, chat, how) if cfg.evaluation.is_on else None
     model, trainees, engine = _start(cfg, seed, base)
     checkpoints = Checkpoints(out / "checkpoints", trainees, plan.fingerprint, cfg.runtime.keep)
     progress = checkpoints.resume(engine)
-    how = Preprocessing.load(base)
     rows = cfg.runtime.rows_at_once
     steps = Steps(shards, plan, chat, how, rank=ranks.rank(), ranks=ranks.world(), rows_at_once=rows)
     name = out.name.removesuffix(".partial")
     with Report(out, name, plan.steps, cfg.runtime.log_every, progress) as report:
+        evaluation = Evaluation(cfg.evaluation, held_out, ask, plan, report, out)
         fit(
             engine,
             load_steps(steps, progress.step, cfg.runtime.workers),
@@ -56,16 +60,33 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
             progress,
             checkpoints,
             report,
+            evaluation,
             how=how,
             seed=seed,
             schedule=cfg.schedule,
             warmup_ratio=cfg.warmup_ratio,
             save_every=cfg.runtime.save_every,
         )
+    chosen = evaluation.only_best()
+    if chosen and not Checkpoints(chosen, trainees, plan.fingerprint, keep=1).resume(engine).step:
+        raise Unusable(f"{out}/best lacks the checkpoint of the best look: delete {out} and train again")
     if ranks.first():
         _export(model, cfg.strategy, base, out)
     ranks.barrier()
-    return {**asdict(progress), "trainable_parameters": sum(t.weight.numel() for t in trainees), "ranks": ranks.world()}
+    figures = {"trainable_parameters": sum(t.weight.numel() for t in trainees), "ranks": ranks.world()}
+    return {**asdict(progress), **figures, **evaluation.figures()}
+
+
+def _held_out(cfg: TrainConfig, seed: int, split: Path, chat: Chat, how: Preprocessing) -> HeldOut:
+    """Return what is held out from `split`, as much of it as an evaluation looks at."""
+    shards = check_split(split.with_name(f"{split.name}_held_out"), chat.image_tokens)
+    if not len(shards):
+        raise Unusable(
+            f"{shards.folder} holds no sample to look at: set finetune.evaluation.every=null, or hold some out"
+        )
+    plan = plan_of(replace(cfg, epochs=1.0, steps=None), seed, shards)
+    plan = replace(plan, order=plan.order[: cfg.evaluation.samples])
+    return HeldOut(shards, plan, chat, how, rows_at_once=cfg.runtime.rows_at_once, workers=cfg.runtime.workers)
 
 
 def _start(cfg: TrainConfig, seed: int, base: Path) -> tuple[torch.nn.Module, list[strategy.Trainee], Engine]:
