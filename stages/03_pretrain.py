@@ -23,14 +23,15 @@ from vlm.pipeline.stage import Stage, start
 
 def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     """Train the projector on captions."""
+    from vlm.model.card import write_cards
+    from vlm.model.verify import check
     from vlm.train.run import train
 
-    write_figures(
-        out,
-        train(
-            cfg.pretrain, cfg.seed, base=inputs["01_assemble"] / "model", split=inputs["02_shard"] / "pretrain", out=out
-        ),
-    )
+    base = inputs["01_assemble"] / "model"
+    figures = train(cfg.pretrain, cfg.seed, base=base, split=inputs["02_shard"] / "pretrain", out=out)
+    figures |= check(out, base, quantised=False)
+    write_cards(out, inputs, "pretrain", cfg.pretrain, figures)
+    write_figures(out, figures)
 
 
 stage = Stage(__file__, ("01_assemble", "02_shard"), ("seed", "pretrain"), work, distributed=True)

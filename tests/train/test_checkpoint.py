@@ -87,7 +87,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, name, damage):
             (folder / file).write_bytes(b"0123456789" * 10)
         manifest = {f: {"bytes": 100, "sha256": checkpoint.sha256(folder / f)} for f in checkpoint.FILES}
         (folder / checkpoint.COMPLETE).write_text(json.dumps(manifest))
-    checkpoints = checkpoint.Checkpoints(tmp_path, [], "plan", keep=2)
+    checkpoints = checkpoint.Checkpoints(tmp_path, [], "plan", keep=2, base="base")
     assert checkpoints.newest().name == "step_000004"
 
     victim = tmp_path / "step_000004" / name

@@ -14,9 +14,10 @@ from omegaconf import MISSING
 from vlm.config.data import Answers, Captions, DataConfig, Form, ShardRuntime, SourceConfig, SourceFormat, SplitConfig
 from vlm.config.eval import EvalConfig, EvalRuntime, Scorer, TaskConfig
 from vlm.config.model import ChatTemplate, Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
-from vlm.config.train import LearningRates, LoraConfig, Schedule, Strategy, TrainConfig, TrainRuntime
+from vlm.config.train import ADAPTED, LearningRates, LoraConfig, Parts, Schedule, Strategy, TrainConfig, TrainRuntime
 
 __all__ = [
+    "ADAPTED",
     "Answers",
     "Captions",
     "ChatTemplate",
@@ -30,6 +31,7 @@ __all__ = [
     "LearningRates",
     "LoraConfig",
     "ModelConfig",
+    "Parts",
     "ProjectorKind",
     "RootConfig",
     "Schedule",
