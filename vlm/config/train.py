@@ -73,7 +73,9 @@ class LoraConfig:
         """Raise Unusable unless all that an adapter needs is given."""
         for name in ("rank", "alpha", "dropout"):
             if getattr(self, name) is None:
-                raise Unusable(f"lora.{name} has no value: adapters are scaled by alpha / rank, so say both and dropout")
+                raise Unusable(
+                    f"lora.{name} has no value: adapters are scaled by alpha / rank, so say both and dropout"
+                )
         if (self.targets is None) is (self.targets_regex is None):
             raise Unusable("say either lora.targets or lora.targets_regex, and set the other to null")
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:

@@ -46,7 +46,11 @@ def quantise(llava: LlavaForConditionalGeneration, device: torch.device) -> int:
         )
         weight = layer.weight.detach().contiguous()
         small.weight = bnb.nn.Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
-        small.bias = layer.bias
+        if layer.bias is not None:  # the layer would cast it at its first use
+            small.bias = nn.Parameter(layer.bias.detach().bfloat16(), requires_grad=False)
+        small.support_avx512bf16_for_cpu = (
+            False  # or evaluation would repack, and round, what training then goes on with
+        )
         setattr(parent, name.rpartition(".")[2], small.to(device))
     llava.is_loaded_in_4bit = True  # PEFT asks for it
     return len(names)

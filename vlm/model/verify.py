@@ -1,14 +1,17 @@
 """The gate at the end of a training: what was exported computes what was trained.
 
 Training leaves a probe: a text around a picture, drawn from a fixed seed, with the logits of its own forward pass. A
-fresh process, with transformers and PEFT alone, loads the exported folder (and the adapter folder onto the base) and
-answers the same: `python -m vlm.model.verify PROBE ANSWER MODEL [BASE ADAPTER]`.
+fresh process, with transformers and PEFT alone, loads the exported folder and answers the same; so it does with the
+base and the adapter folder: `python -m vlm.model.verify PROBE ANSWER MODEL [BASE ADAPTER [nf4]]`.
 
-Differences are the largest one as a share of the largest logit:
+Differences are the largest one as a share of the largest logit; for adapters `merged = base + adapter` as well.
 
-    float32                          1e-5   equal sums may be added in another order
-    bfloat16, trained or stored      5e-2   each layer rounds to 8 bits, and a merged weight is rounded once more
-    training's of an NF4 base        0.5    the merged model has not the errors of NF4, which training saw
+    float32                       1e-5   equal sums may be added in another order
+    bfloat16, trained or stored   5e-2   each layer rounds to 8 bits, and a merged weight is rounded once more
+
+QLoRA trains on a base with the errors of NF4, which the merged model has not. So training is held against NF4 base +
+adapter (5e-2: NF4 layers compute in bfloat16), the merged model against unquantised base + adapter, and the merged
+model against training by what NF4 alone does to the base: 4 times the difference between base and NF4 base.
 """
 
 import subprocess
@@ -19,18 +22,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from vlm import ranks
 from vlm.errors import Unusable
 from vlm.model.export import stored_dtype
 from vlm.model.forward import PackedLoss
+from vlm.model.quantise import quantise
 
 PROBE = "probe.safetensors"
 WORDS = 12  # before the picture and after it
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
-QUANTISED = 0.5
+QUANTISED = 4.0  # times what NF4 does to the base
 
 
 @torch.no_grad()
@@ -66,30 +70,35 @@ def check(out: Path, base: Path, *, quantised: bool) -> dict[str, Any]:
         return {}
     probe = out / PROBE
     adapter = [base, out / "adapter"] if (out / "adapter").is_dir() else []
-    trained, bound = bounds(probe, base, quantised=quantised)
-    answers = ask(probe, [out / "model", *adapter])
-    figures = {"model_to_training": difference(answers["model"], trained["logits"])}
-    compared = {"model_to_training": ("the exported model", "training's", bound["training"])}
-    if adapter:
-        figures["model_to_adapter"] = difference(answers["model"], answers["adapter"])
-        compared["model_to_adapter"] = ("the merged model", "base and adapter's", bound["adapter"])
-    for name, (ours, theirs, limit) in compared.items():
-        if not figures[name] <= limit:  # also where it is not a number
+    answers = ask([probe, out / "model", *adapter], *(["nf4"] if quantised else []))
+    figures = {}
+    for name, (ours, theirs, bound) in comparisons(load_file(probe)["logits"], answers, stored_dtype(base)).items():
+        figures[name] = difference(ours, theirs)
+        print(
+            f"export gate: {name} differ by {figures[name]:.2g} of the largest logit, allowed {bound:.2g}", flush=True
+        )
+        if not figures[name] <= bound:  # also where it is not a number
             raise Unusable(
-                f"export gate: logits of {ours} differ from {theirs} by {figures[name]:.2g} of the largest, "
-                f"more than {limit:g}: the folder is not what was trained"
+                f"export gate: the logits of {name} differ by {figures[name]:.2g} of the largest, more than {bound:.2g}: "
+                "the folder is not what was trained"
             )
-    if ranks.first():
-        print(", ".join(f"{name} {value:.2g}" for name, value in figures.items()), flush=True)
     probe.unlink()
     return {"export_gate": figures}
 
 
-def bounds(probe: Path, base: Path, *, quantised: bool) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Return what training left, and the bounds against training's logits and against base and adapter's."""
-    trained = load_file(probe)
-    coarsest = max(TOLERANCE[trained["logits"].dtype], TOLERANCE[stored_dtype(base)])
-    return trained, {"training": QUANTISED if quantised else coarsest, "adapter": coarsest}
+def comparisons(
+    trained: Tensor, answers: dict[str, Tensor], stored: torch.dtype
+) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """Return what is compared, by name: two logits (1, L, V) and how far they may differ."""
+    coarsest = max(TOLERANCE[trained.dtype], TOLERANCE[stored])
+    found = {}
+    if "adapter" in answers:
+        found["merged model and base + adapter"] = (answers["model"], answers["adapter"], coarsest)
+    if "nf4_adapter" in answers:
+        found["NF4 base + adapter and training"] = (answers["nf4_adapter"], trained, TOLERANCE[torch.bfloat16])
+        coarsest = QUANTISED * difference(answers["nf4_base"], answers["base"])
+    found["exported model and training"] = (answers["model"], trained, coarsest)
+    return found
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -97,41 +106,53 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.float() - theirs.float()).abs().max() / theirs.float().abs().max())
 
 
-def ask(probe: Path, folders: list[Path]) -> dict[str, Tensor]:
-    """Start a process that answers the probe with a model folder, and a base with an adapter; return the logits.
+def ask(paths: list[Path], *more: str) -> dict[str, Tensor]:
+    """Start a process that answers a probe with the folders after it; return the logits, (1, L, V) each.
 
     Raises Unusable with the last line of its complaint if it fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        answer = Path(scratch) / "answer.safetensors"
-        command = [sys.executable, "-m", "vlm.model.verify", str(probe), str(answer), *map(str, folders)]
+        out = Path(scratch) / "answer.safetensors"
+        command = [sys.executable, "-m", "vlm.model.verify", str(paths[0]), str(out), *map(str, paths[1:]), *more]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise Unusable(f"export gate: a fresh process cannot load {folders[0]}: {reason}")
-        return load_file(answer)
+            raise Unusable(f"export gate: a fresh process cannot load {paths[1]}: {reason}")
+        return load_file(out)
+
+
+def answer(probe: Path, model: Path, base: Path | None = None, adapter: Path | None = None, nf4: str = "") -> dict:
+    """Return the logits on the probe's question of a model folder, and of a base with its adapter, one at a time."""
+    asked = load_file(probe)
+    found = {"model": _logits(_opened(model, asked), asked)}
+    if base is not None:
+        found["adapter"] = _logits(_opened(base, asked, adapter), asked)
+    if nf4:
+        found["nf4_adapter"] = _logits(_opened(base, asked, adapter, nf4=True), asked)
+        found["nf4_base"] = _logits(_opened(base, asked, nf4=True), asked)
+        found["base"] = _logits(_opened(base, asked), asked)
+    return found
 
 
 @torch.no_grad()
-def answer(probe: Path, out: Path, model: Path, base: Path | None = None, adapter: Path | None = None) -> None:
-    """Write the logits of a model folder, and of a base with its adapter, on the probe's question."""
-    asked = load_file(probe)
+def _logits(llava: nn.Module, asked: dict[str, Tensor]) -> Tensor:
+    ids = asked["ids"]
+    seen = llava.eval()(input_ids=ids, pixel_values=asked["pixels"], attention_mask=torch.ones_like(ids))
+    return seen.logits.contiguous()
 
-    def logits_of(llava: torch.nn.Module) -> Tensor:
-        ids = asked["ids"]
-        return llava.eval()(input_ids=ids, pixel_values=asked["pixels"], attention_mask=torch.ones_like(ids)).logits
 
-    def opened(folder: Path) -> LlavaForConditionalGeneration:
-        dtype = asked["logits"].dtype
-        return LlavaForConditionalGeneration.from_pretrained(folder, local_files_only=True, dtype=dtype)
+def _opened(folder: Path, asked: dict[str, Tensor], adapter: Path | None = None, *, nf4: bool = False) -> nn.Module:
+    dtype = asked["logits"].dtype
+    llava = LlavaForConditionalGeneration.from_pretrained(folder, local_files_only=True, dtype=dtype)
+    if nf4:
+        quantise(llava, torch.device("cpu"))
+    if adapter is None:
+        return llava
+    from peft import PeftModel
 
-    found = {"model": logits_of(opened(model))}
-    if base is not None:
-        from peft import PeftModel
-
-        found["adapter"] = logits_of(PeftModel.from_pretrained(opened(base), adapter))
-    save_file({name: logits.contiguous() for name, logits in found.items()}, out)
+    return PeftModel.from_pretrained(llava, adapter)
 
 
 if __name__ == "__main__":
-    answer(*map(Path, sys.argv[1:]))
+    given, written, *rest = sys.argv[1:]
+    save_file(answer(Path(given), *map(Path, rest[:3]), *rest[3:]), written)

@@ -64,7 +64,9 @@ def layers_hit(llava: LlavaForConditionalGeneration, pattern: str) -> list[str]:
     Raises Unusable if there are none, or one is no linear layer.
     """
     hit = {name: layer for name, layer in llava.named_modules() if re.fullmatch(pattern, name)}
-    kinds = {n.rpartition(".")[2] for n, layer in llava.model.language_model.named_modules() if isinstance(layer, nn.Linear)}
+    kinds = {
+        n.rpartition(".")[2] for n, layer in llava.model.language_model.named_modules() if isinstance(layer, nn.Linear)
+    }
     if not hit:
         raise Unusable(
             f"lora.targets {pattern.removeprefix(INSIDE)} name no layer of the language model, which has "

@@ -25,6 +25,7 @@ from vlm.train.engine import Engine, join_ranks, start_engine
 from vlm.train.loop import fit
 from vlm.train.report import Report
 
+
 def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) -> dict[str, Any]:
     """Train the model folder `base` on a split as the settings say; leave model/ in `out`.
 

@@ -69,7 +69,9 @@ def parts_that_train(strategy: Strategy, switches: Parts) -> tuple[str, ...]:
     (wanted.add if wants_words else wanted.discard)("embeddings")
     if not wanted:
         raise Unusable("nothing trains: one of train.projector, train.language_model, train.vision_tower must be true")
-    return tuple(part for part in ("vision_tower", "projector", "language_model", "embeddings", "lora") if part in wanted)
+    return tuple(
+        part for part in ("vision_tower", "projector", "language_model", "embeddings", "lora") if part in wanted
+    )
 
 
 def choose(
