@@ -36,7 +36,6 @@ def test_the_exported_model_gives_the_logits_that_training_saw_and_not_the_bases
     compared = verify.comparisons(trained, answers, torch.float32)
     assert len(compared) == 1 + bool(adapter) + bool(nf4)
     for name, (ours, theirs, bound) in compared.items():
-        print("DIFF", name, verify.difference(ours, theirs), bound)
         assert verify.difference(ours, theirs) <= bound, name
     before = verify.answer(tmp_path / verify.PROBE, tiny_model)["model"]
     assert verify.difference(before, answers["model"]) > 1e-3

@@ -1,7 +1,8 @@
 """NF4 for the language model's linear layers, through bitsandbytes: what QLoRA trains its adapters on.
 
 Normal float of 4 bits, with the blocks' scales quantised once more (arXiv 2305.14314). Layers compute in bfloat16
-whatever their neighbours do; norms, embeddings, `lm_head`, tower and projector stay as they are.
+whatever their neighbours do; norms, embeddings, `lm_head`, tower and projector stay as they are, and so does a layer
+whose width is no multiple of a block: bitsandbytes 0.50.2 reads such weights back wrongly on a CPU.
 """
 
 from types import ModuleType
@@ -10,7 +11,10 @@ import torch
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
+from vlm import ranks
 from vlm.errors import Unusable
+
+BLOCK = 64  # weights that share a scale
 
 
 def bitsandbytes() -> ModuleType:
@@ -29,9 +33,17 @@ def bitsandbytes() -> ModuleType:
 
 
 def quantise(llava: LlavaForConditionalGeneration, device: torch.device) -> int:
-    """Put the language model's linear layers on `device` as NF4, one by one; return how many there are."""
+    """Put the language model's linear layers on `device` as NF4, one by one; return how many there are.
+
+    Raises Unusable if there is none whose width is a multiple of a block.
+    """
     bnb = bitsandbytes()
-    names = [name for name, layer in llava.model.language_model.named_modules() if isinstance(layer, nn.Linear)]
+    layers = {n: layer for n, layer in llava.model.language_model.named_modules() if isinstance(layer, nn.Linear)}
+    names = [name for name, layer in layers.items() if layer.in_features % BLOCK == 0]
+    if not names:
+        raise Unusable(f"finetune=qlora: no layer's width is a multiple of {BLOCK}: choose finetune=lora")
+    if ranks.first():
+        print(f"NF4: {len(names)} of the language model's {len(layers)} linear layers", flush=True)
     for name in names:
         parent = llava.model.language_model.get_submodule(name.rpartition(".")[0])
         layer = parent.get_submodule(name.rpartition(".")[2])
