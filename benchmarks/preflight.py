@@ -22,6 +22,7 @@ from vlm.config import (
     DataConfig,
     Dtype,
     Form,
+    LearningRates,
     LoraConfig,
     ModelConfig,
     ShardRuntime,
@@ -41,7 +42,13 @@ MIB = 2**20
 SIZES = {"110M": (640, 12, 1728), "220M": (896, 16, 2432)}  # width, layers, width inside of the language model
 VOCABULARY = 32_000
 RETURNS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc else keeps what was freed, up to half of all
-STRATEGIES = (Strategy.projector, Strategy.full, Strategy.freeze_vision, Strategy.lora)
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+RATES = {  # what each strategy trains
+    Strategy.projector: ("projector",),
+    Strategy.full: ("projector", "language_model", "vision_tower"),
+    Strategy.freeze_vision: ("projector", "language_model"),
+    Strategy.lora: ("projector", "lora"),
+}
 
 
 def main() -> None:
@@ -59,7 +66,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make(folder, *SIZES[size])
-            rows += [compare(folder, size, strategy) for strategy in STRATEGIES]
+            rows += [compare(folder, size, strategy) for strategy in RATES]
     print(json.dumps(rows))
 
 
@@ -122,7 +129,8 @@ def settings(strategy: Strategy) -> TrainConfig:
         samples_per_step=8,
         pack_tokens=512,
         dtype=Dtype.float32,
-        lora=LoraConfig(rank=32, alpha=64.0, dropout=0.0),
+        lr=LearningRates(**dict.fromkeys(RATES[strategy], 0.0001)),
+        lora=LoraConfig(rank=32, alpha=64.0, dropout=0.0, targets=TARGETS),
         deepspeed={"zero_optimization": {"stage": 0}},
         runtime=TrainRuntime(rows_at_once=2, workers=0, save_every=1000),
     )

@@ -25,11 +25,16 @@ from vlm.pipeline.stage import Stage, start
 def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     """Train the projector on captions."""
     from vlm.eval.suite import Suite
+    from vlm.model.card import write_cards
+    from vlm.model.verify import check
     from vlm.train.run import train
 
     base, shards = inputs["01_assemble"] / "model", inputs["02_shard"]
     suite = Suite.of(cfg.pretrain.evaluation, cfg.seed, base=base, shards=shards, out=out)
-    write_figures(out, train(cfg.pretrain, cfg.seed, base=base, split=shards / "pretrain", out=out, ask=suite))
+    figures = train(cfg.pretrain, cfg.seed, base=base, split=shards / "pretrain", out=out, ask=suite)
+    figures |= check(out, base, quantised=False)
+    write_cards(out, inputs, "pretrain", cfg.pretrain, figures)
+    write_figures(out, figures)
 
 
 def estimate(cfg: RootConfig, inputs: Mapping[str, Path], ranks: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Reads   03_pretrain  the model with its trained projector
         02_shard     finetune/: conversations
-Writes  04_finetune  model/ merged and complete, adapter/ for LoRA, metrics.jsonl, checkpoints/
+Writes  04_finetune  model/ merged and complete, adapter/ for LoRA and QLoRA, metrics.jsonl, checkpoints/
 
     python stages/04_finetune.py finetune=lora
     torchrun --nproc-per-node 4 stages/04_finetune.py finetune=full
@@ -17,7 +17,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from vlm.config import RootConfig
+from vlm.config import RootConfig, Strategy
 from vlm.pipeline.artifact import write_figures
 from vlm.pipeline.stage import Stage, start
 
@@ -25,11 +25,16 @@ from vlm.pipeline.stage import Stage, start
 def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     """Train what the strategy names on conversations."""
     from vlm.eval.suite import Suite
+    from vlm.model.card import write_cards
+    from vlm.model.verify import check
     from vlm.train.run import train
 
     base, shards = inputs["03_pretrain"] / "model", inputs["02_shard"]
     suite = Suite.of(cfg.finetune.evaluation, cfg.seed, base=base, shards=shards, out=out)
-    write_figures(out, train(cfg.finetune, cfg.seed, base=base, split=shards / "finetune", out=out, ask=suite))
+    figures = train(cfg.finetune, cfg.seed, base=base, split=shards / "finetune", out=out, ask=suite)
+    figures |= check(out, base, quantised=cfg.finetune.strategy is Strategy.qlora)
+    write_cards(out, inputs, "finetune", cfg.finetune, figures)
+    write_figures(out, figures)
 
 
 def estimate(cfg: RootConfig, inputs: Mapping[str, Path], ranks: int) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Every choice of every group composes, and cross-field checks refuse what cannot be."""
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-from vlm.config import RootConfig
+from vlm.config import RootConfig, Schedule, Strategy
 from vlm.errors import Unusable
 from vlm.pipeline.stage import typed
 
@@ -51,3 +52,102 @@ def test_a_value_that_cannot_be_is_refused(wrong):
 def test_a_setting_without_a_value_is_named():
     with pytest.raises(Unusable, match=r"model\.language_model has no value"):
         composed("model.language_model=???")
+
+
+RECIPES = {  # of each recipe: settings that its source states
+    "train_llava": {
+        "model.language_model": "Qwen/Qwen1.5-4B-Chat",
+        "finetune.strategy": Strategy.lora,
+        "finetune.lora.rank": 32,
+        "finetune.lora.targets": ["q_proj", "k_proj", "v_proj", "o_proj"],
+        "finetune.lr.lora": 4e-4,
+        "finetune.lr.projector": 4e-4,
+        "finetune.epochs": 5,
+        "finetune.samples_per_step": 6 * 8 * 4,
+        "finetune.schedule": Schedule.linear,
+        "finetune.runtime.keep": 3,
+        "pretrain.lr.projector": 1e-3,
+    },
+    "okvqa": {
+        "model.base": "llava-hf/llava-1.5-7b-hf",
+        "finetune.strategy": Strategy.qlora,
+        "finetune.lora.rank": 128,
+        "finetune.lora.alpha": 256,
+        "finetune.lora.dropout": 0.05,
+        "finetune.lr.lora": 2e-4,
+        "finetune.lr.projector": 2e-5,
+        "finetune.epochs": 10,
+        "finetune.samples_per_step": 16 * 4,
+        "finetune.schedule": Schedule.cosine,
+        "finetune.warmup_ratio": 0.03,
+    },
+    "basic_vlm": {
+        "model.vision_tower": "google/siglip-so400m-patch14-384",
+        "finetune.strategy": Strategy.lora,
+        "finetune.lora.rank": 128,
+        "finetune.lora.alpha": 32,
+        "finetune.lora.dropout": 0.10,
+        "finetune.lora.targets": ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"],
+        "finetune.lr.lora": 3e-5,
+        "finetune.lr.projector": 1e-4,
+        "finetune.epochs": 2,
+        "finetune.samples_per_step": 4,
+        "finetune.schedule": Schedule.linear,
+        "finetune.runtime.save_every": 1000,
+        "finetune.runtime.keep": 5,
+    },
+}
+LLAVA15 = {
+    "pretrain.epochs": 1,
+    "pretrain.lr.projector": 1e-3,
+    "pretrain.samples_per_step": 256,
+    "finetune.epochs": 1,
+    "finetune.samples_per_step": 128,
+    "finetune.schedule": Schedule.cosine,
+    "finetune.warmup_ratio": 0.03,
+    "finetune.weight_decay": 0.0,
+    "data.max_tokens": 2048,
+}
+FULL = {"finetune.strategy": Strategy.freeze_vision, "finetune.lr.projector": 2e-5, "finetune.lr.language_model": 2e-5}
+ADAPTERS = {
+    "finetune.strategy": Strategy.lora,
+    "finetune.lora.rank": 128,
+    "finetune.lora.alpha": 256,
+    "finetune.lora.dropout": 0.05,
+    "finetune.lr.lora": 2e-4,
+    "finetune.lr.projector": 2e-5,
+}
+for size in ("7b", "13b"):
+    model = {"model.language_model": f"lmsys/vicuna-{size}-v1.5"}
+    RECIPES |= {f"llava15_{size}": LLAVA15 | FULL | model, f"llava15_{size}_lora": LLAVA15 | ADAPTERS | model}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_has_the_values_of_its_source(recipe):
+    cfg = composed(f"experiment={recipe}")
+    assert {name: attrgetter(name)(cfg) for name in RECIPES[recipe]} == RECIPES[recipe]
+
+
+@pytest.mark.parametrize("strategy", ["full", "freeze_vision", "lora", "qlora"])
+@pytest.mark.parametrize("recipe", ["train_llava", "demo"])
+def test_a_recipe_takes_another_strategy_by_one_word(recipe, strategy):
+    assert composed(f"experiment={recipe}", f"finetune={strategy}").finetune.strategy.value == strategy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["finetune.lora.alpha=null"], r"^lora\.alpha has no value"),
+        (["finetune.lora.rank=0"], "^lora: rank=0"),
+        (["finetune.lora.targets_regex=.*q_proj"], "^say either lora.targets or lora.targets_regex"),
+        (["finetune.train.projector=false"], r"^lr\.projector=0\.006 is given, but train\.projector=false freezes it"),
+        (["finetune.train.vision_tower=true"], r"^train\.vision_tower=true: under lora adapters and projector alone"),
+        (["finetune=qlora", "finetune.lora.dora=true"], r"^lora\.dora=true belongs to finetune=lora"),
+        (["finetune.lr.vision_layer_decay=0"], r"^lr\.vision_layer_decay=0\.0 is not in"),
+    ],
+    ids=str,
+)
+def test_what_contradicts_the_strategy_is_refused_in_one_line(wrong, said):
+    with pytest.raises(Unusable, match=said) as refused:
+        composed("finetune=lora", *wrong)
+    assert "\n" not in str(refused.value)

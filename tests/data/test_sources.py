@@ -4,7 +4,7 @@ import zipfile
 
 import pytest
 
-from vlm.config import SourceConfig, SourceFormat
+from vlm.config import DataConfig, SourceConfig, SourceFormat, SplitConfig
 from vlm.data.sources import READERS, check, read
 from vlm.errors import Unusable
 
@@ -115,3 +115,20 @@ def test_an_unreadable_zip_is_one_line(source, tmp_path):
     with pytest.raises(Unusable, match="data source mine cannot be read") as fault:
         list(read(source(images="cut.zip")))
     assert "\n" not in str(fault.value)
+
+
+def test_a_system_prompt_begins_each_conversation_that_has_none(tmp_path):
+    own = [{"from": "system", "value": "Be brief."}, *TURNS]
+    records = [{"id": str(number), "conversations": turns} for number, turns in enumerate((TURNS, own))]
+    (tmp_path / "all.json").write_text(json.dumps(records))
+    rows = list(read(SourceConfig(path=str(tmp_path / "all.json"), system="你是一个助手。")))
+    assert [[(turn.role, turn.text) for turn in row.sample.turns[:2]] for row in rows] == [
+        [("system", "你是一个助手。"), ("user", "Is it big?")],
+        [("system", "Be brief."), ("user", "Is it big?")],
+    ]
+
+
+def test_a_limit_of_all_data_is_that_of_every_source_without_its_own(source):
+    split = SplitConfig(sources=[source(9), source(9, limit=5)], held_out=[source(9)])
+    data = DataConfig(finetune=split, limit=2)
+    assert [len(ids(one)) for one in (*data.finetune.sources, *data.finetune.held_out)] == [2, 5, 2]

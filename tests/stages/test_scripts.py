@@ -17,7 +17,7 @@ def call(stage: str, *arguments: str) -> tuple[int, str]:
 def test_help_lists_groups_and_settings(stage):
     code, said = call(stage, "--help")
     assert code == 0
-    assert "finetune: freeze_vision, full, lora" in said
+    assert "finetune: freeze_vision, full, lora, qlora" in said
     assert "samples_per_step" in said
 
 

@@ -1,8 +1,10 @@
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from vlm.config import Strategy
 from vlm.errors import Unusable
@@ -31,8 +33,10 @@ def metrics(out: Path) -> list[tuple]:
     return [(line["step"], line["loss"], line["grad_norm"], line["samples"]) for line in lines]
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2])
-@pytest.mark.parametrize("strategy", [Strategy.freeze_vision, Strategy.lora])
+@pytest.mark.parametrize(
+    ("strategy", "zero"),
+    [*product((Strategy.freeze_vision, Strategy.lora), (0, 1, 2)), (Strategy.qlora, 0), (Strategy.qlora, 2)],
+)
 def test_a_run_killed_at_every_step_ends_like_an_unbroken_one_bit_for_bit(
     run, settings, tmp_path, monkeypatch, strategy, zero
 ):
@@ -87,7 +91,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, name, damage):
             (folder / file).write_bytes(b"0123456789" * 10)
         manifest = {f: {"bytes": 100, "sha256": checkpoint.sha256(folder / f)} for f in checkpoint.FILES}
         (folder / checkpoint.COMPLETE).write_text(json.dumps(manifest))
-    checkpoints = checkpoint.Checkpoints(tmp_path, [], "plan", keep=2)
+    checkpoints = checkpoint.Checkpoints(tmp_path, [], "plan", keep=2, base="base")
     assert checkpoints.newest().name == "step_000004"
 
     victim = tmp_path / "step_000004" / name
@@ -109,11 +113,30 @@ def test_a_checkpoint_of_another_plan_is_refused(run, settings, tmp_path):
         run(settings(samples_per_step=2, steps=12), tmp_path / "out")
 
 
+def test_a_checkpoint_on_another_base_is_refused(run, settings, tiny_model, tiny_shards, tmp_path):
+    out = run(settings(), tmp_path / "out")
+    other = tmp_path / "model"
+    shutil.copytree(tiny_model, other)
+    weights = load_file(other / "model-vision_tower-00001.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1
+    save_file(weights, other / "model-vision_tower-00001.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Unusable, match="trained on another base model"):
+        train(settings(), 0, base=other, split=tiny_shards / "finetune", out=out)
+
+
+def test_the_record_of_an_artifact_saves_hashing_its_weights(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    hashed = checkpoint.base_hash(tmp_path / "model")
+    files = {f"model/{file.name}": checkpoint.sha256(file) for file in (tmp_path / "model").iterdir()}
+    (tmp_path / "artifact.json").write_text(json.dumps({"sha256": files}))
+    for file in (tmp_path / "model").glob("*.safetensors"):
+        file.write_bytes(b"not read")
+    assert checkpoint.base_hash(tmp_path / "model") == hashed
+
+
 def test_only_the_newest_are_kept_and_they_hold_what_trains_alone(run, settings, tmp_path):
     out = run(settings(Strategy.projector), tmp_path / "out")
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["step_000004", "step_000006"]
-    from safetensors.torch import load_file
-
     names = load_file(out / "checkpoints/step_000006/weights.safetensors")
     assert names and all("multi_modal_projector" in name for name in names)
 

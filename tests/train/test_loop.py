@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,9 +7,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from vlm.config import Schedule, Strategy
+from vlm.config import LoraConfig, Schedule, Strategy
+from vlm.model.verify import check
 from vlm.train.loop import rate_factor
 from vlm.train.run import train
+
+from .conftest import weights_of
 
 HERE = Path(__file__).parent
 
@@ -46,12 +50,9 @@ def test_zero_stages_do_not_change_the_losses(run_here, settings, tmp_path, zero
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("zero", [0, 2])
-def test_two_ranks_give_the_losses_of_one_and_go_on_from_its_checkpoint(
-    run_here, settings, tiny_model, tiny_shards, tmp_path, zero
-):
-    def on_two_ranks(cfg, out: Path) -> Path:
+@pytest.fixture
+def on_two_ranks(tiny_model, tiny_shards, tmp_path):
+    def run(cfg, out: Path) -> Path:
         out.mkdir(exist_ok=True)
         (tmp_path / "settings.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
         arguments = [str(tmp_path / "settings.yaml"), str(tiny_model), str(tiny_shards / "finetune"), str(out)]
@@ -59,12 +60,37 @@ def test_two_ranks_give_the_losses_of_one_and_go_on_from_its_checkpoint(
         subprocess.run([*launcher, str(HERE / "two_ranks.py"), *arguments], check=True, capture_output=True)
         return out
 
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [Strategy.lora, Strategy.qlora, Strategy.full], ids=lambda one: one.value)
+def test_a_strategy_on_two_ranks_with_zero_2_resumes_bit_for_bit_and_exports_what_it_trained(
+    on_two_ranks, settings, tiny_model, tmp_path, strategy
+):
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    cfg = settings(strategy, zero=2, lora=LoraConfig(rank=128, alpha=256.0, dropout=0.05, targets=targets))
+    unbroken = on_two_ranks(cfg, tmp_path / "unbroken")
+    begun = tmp_path / "begun"
+    shutil.copytree(unbroken / "checkpoints", begun / "checkpoints")
+    shutil.rmtree(begun / "checkpoints/step_000006")  # stopped after step 4
+    shutil.copy(unbroken / "metrics.jsonl", begun)
+    on_two_ranks(cfg, begun)
+    assert losses(begun) == losses(unbroken)
+    assert weights_of(begun / "model") == weights_of(unbroken / "model")
+    figures = check(begun, tiny_model, quantised=strategy is Strategy.qlora)["export_gate"]
+    assert len(figures) == {Strategy.lora: 2, Strategy.qlora: 3, Strategy.full: 1}[strategy]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 2])
+def test_two_ranks_give_the_losses_of_one_and_go_on_from_its_checkpoint(
+    run_here, on_two_ranks, settings, tmp_path, zero
+):
     one = run_here(settings(zero=zero), tmp_path / "one")
     two = on_two_ranks(settings(zero=zero), tmp_path / "two")
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert losses(two, "grad_norm") == pytest.approx(losses(one, "grad_norm"), rel=1e-4)
-
-    import shutil
 
     begun = tmp_path / "begun"
     shutil.copytree(one, begun)

@@ -5,7 +5,7 @@ import pytest
 from vlm.train.memory import Sizes, memory, zero_stage
 
 SEVEN_BILLION = Sizes(
-    parameters=7_063_427_072, trainable=6_759_395_328, largest=131_072_000, weight_bytes=2, ranks=8, micro_batches=1,
+    weights=2 * 7_063_427_072, parameters=7_063_427_072, trainable=6_759_395_328, largest=131_072_000, weight_bytes=2, ranks=8, micro_batches=1,
     activations=0, one_layer=0, targets=0, vocabulary=32_064, pixels=0, is_gpu=True,
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vlm.config import Strategy, TrainConfig
+from vlm.config import LearningRates, Strategy, TrainConfig
 from vlm.errors import Unusable
 from vlm.train.preflight import estimate, figures
 from vlm.train.run import train
@@ -45,11 +45,11 @@ def test_llava_1_5_has_its_published_steps_and_parameters(tmp_path):
     for name, rows in (("pretrain", 558_128), ("finetune", 665_298)):
         index(tmp_path / name, rows)
     first = estimate(
-        TrainConfig(strategy=Strategy.projector, samples_per_step=256, packing=False),
+        TrainConfig(strategy=Strategy.projector, lr=LearningRates(projector=1e-3), samples_per_step=256, packing=False),
         0, model, base=None, split=tmp_path / "pretrain", ranks=8, is_gpu=True,
     )  # fmt: skip
     second = estimate(
-        TrainConfig(strategy=Strategy.freeze_vision, samples_per_step=128, packing=False),
+        TrainConfig(strategy=Strategy.freeze_vision, lr=LearningRates(projector=2e-5, language_model=2e-5), samples_per_step=128, packing=False),
         0, model, base=None, split=tmp_path / "finetune", ranks=8, is_gpu=True,
     )  # fmt: skip
     assert (first.workload.steps, second.workload.steps) == (2_181, 5_198)

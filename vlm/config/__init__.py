@@ -27,10 +27,21 @@ from vlm.config.eval import EvalConfig, EvalRuntime, Scorer, TaskConfig
 from vlm.config.instruct import AnswerFormat, ExampleConfig, InstructConfig, InstructRuntime, KindConfig
 from vlm.config.model import ChatTemplate, Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
 from vlm.config.preflight import PREFLIGHT_MODES, HardwareConfig
-from vlm.config.train import EvaluationConfig, LearningRates, LoraConfig, Schedule, Strategy, TrainConfig, TrainRuntime
+from vlm.config.train import (
+    ADAPTED,
+    EvaluationConfig,
+    LearningRates,
+    LoraConfig,
+    Parts,
+    Schedule,
+    Strategy,
+    TrainConfig,
+    TrainRuntime,
+)
 from vlm.errors import Unusable
 
 __all__ = [
+    "ADAPTED",
     "AnswerFormat",
     "Answers",
     "Captions",
@@ -52,6 +63,7 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "PREFLIGHT_MODES",
+    "Parts",
     "ProjectorKind",
     "RootConfig",
     "Schedule",

@@ -64,6 +64,7 @@ class SourceConfig:
     split: str | None = None  # scienceqa: which list of pid_splits.json is read
     image_names: str = "{:012d}.jpg"  # of COCO's pictures by number; 2014: COCO_train2014_{:012d}.jpg
     prompt: str | None = None  # what captions answer, or what follows a question; null: what LLaVA says there
+    system: str | None = None  # begins each conversation that has no system turn; null: the chat template's own
     captions: Captions = Captions.all  # coco_captions, ai_challenger
     answers: Answers = Answers.direct  # aokvqa
     limit: int | None = None  # read only the first rows
@@ -109,6 +110,7 @@ class DataConfig:
     finetune: SplitConfig = field(default_factory=SplitConfig)
     exclude: list[SourceConfig] = field(default_factory=list)  # samples that show a picture of these are left out
     exclude_distance: int | None = 4  # of 64 bits in which near-equal pictures may differ; null: only equal bytes
+    limit: int | None = None  # read only the first rows of every source that has no limit of its own: to try a recipe
     drop_duplicates: bool = False  # samples with the same pictures and the same text are counted, or left out
     max_tokens: int = 2048  # of one sample, image tokens included; later turns are cut, longer ones rejected
     max_pixels: int = 178_956_970  # of one picture: larger ones are rejected before they are decoded
@@ -123,3 +125,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.exclude_distance is not None and not 0 <= self.exclude_distance < 32:
             raise Unusable(f"data.exclude_distance={self.exclude_distance} is not in [0, 32)")
+        for split in (self.pretrain, self.finetune):
+            for source in (*split.sources, *split.held_out):
+                source.limit = self.limit if source.limit is None else source.limit

@@ -18,6 +18,10 @@ class Strategy(Enum):
     full = "full"
     freeze_vision = "freeze_vision"
     lora = "lora"
+    qlora = "qlora"
+
+
+ADAPTED = (Strategy.lora, Strategy.qlora)  # strategies whose language model is frozen under adapters
 
 
 class Schedule(Enum):
@@ -30,22 +34,53 @@ class Schedule(Enum):
 
 @dataclass
 class LearningRates:
-    """Peak learning rate of each part; only those of the parts that train are used."""
+    """Peak learning rate of each part; only those of the parts that train are used, and each of these has one."""
 
-    projector: float = 1.0e-3
-    language_model: float = 2.0e-5
-    vision_tower: float = 2.0e-6
-    lora: float = 2.0e-4
+    projector: float | None = None
+    language_model: float | None = None
+    vision_tower: float | None = None
+    lora: float | None = None
+    embeddings: float | None = None  # the language model's, input and output; null: its rate
+    vision_layer_decay: float = 1.0  # below the tower's last layer that trains, each has this much of the next one's
+
+    def __post_init__(self) -> None:
+        if not 0 < self.vision_layer_decay <= 1:
+            raise Unusable(f"lr.vision_layer_decay={self.vision_layer_decay} is not in (0, 1]")
+
+
+@dataclass
+class Parts:
+    """Which parts train; null: as the strategy's name says."""
+
+    projector: bool | None = None
+    language_model: bool | None = None
+    vision_tower: bool | None = None
+    embeddings: bool | None = None  # null: with the language model
 
 
 @dataclass
 class LoraConfig:
-    rank: int = 128
-    alpha: float = 256.0
-    dropout: float = 0.05
-    targets: list[str] = field(  # names of linear layers inside the language model
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    )
+    """Low-rank adapters. What decides their size and strength has no default: it stands in conf/finetune/."""
+
+    rank: int | None = None
+    alpha: float | None = None  # adapters are scaled by alpha / rank
+    dropout: float | None = None
+    targets: list[str] | None = None  # names of linear layers inside the language model
+    targets_regex: str | None = None  # instead: of names inside the language model, such as layers\.[0-7]\..*\.v_proj
+    dora: bool = False  # directions by the adapter, lengths by vectors of their own (arXiv 2402.09353); lora alone
+    rslora: bool = False  # scale by alpha / sqrt(rank) (arXiv 2312.03732)
+
+    def check(self) -> None:
+        """Raise Unusable unless all that an adapter needs is given."""
+        for name in ("rank", "alpha", "dropout"):
+            if getattr(self, name) is None:
+                raise Unusable(
+                    f"lora.{name} has no value: adapters are scaled by alpha / rank, so say both and dropout"
+                )
+        if (self.targets is None) is (self.targets_regex is None):
+            raise Unusable("say either lora.targets or lora.targets_regex, and set the other to null")
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise Unusable(f"lora: rank={self.rank}, alpha={self.alpha} or dropout={self.dropout} cannot be")
 
 
 @dataclass
@@ -105,6 +140,7 @@ class TrainConfig:
     pack_tokens: int = 2048  # a pack holds whole samples up to this many tokens
     pack_images: int = 64  # and up to this many pictures
     packing: bool = True  # false: one sample a row
+    train: Parts = field(default_factory=Parts)
     lr: LearningRates = field(default_factory=LearningRates)
     schedule: Schedule = Schedule.cosine
     warmup_ratio: float = 0.03  # of all steps
@@ -124,3 +160,21 @@ class TrainConfig:
             raise Unusable(f"betas={self.betas} are not two numbers")
         if not 0 <= self.warmup_ratio < 1:
             raise Unusable(f"warmup_ratio={self.warmup_ratio} is not in [0, 1)")
+        if isinstance(self.strategy, Strategy):
+            self._check_strategy()
+
+    def _check_strategy(self) -> None:
+        """Raise Unusable where parts, rates and strategy contradict each other."""
+        if self.strategy in ADAPTED:
+            self.lora.check()
+            for part in ("language_model", "vision_tower", "embeddings"):
+                if getattr(self.train, part):
+                    raise Unusable(f"train.{part}=true: under {self.strategy.value} adapters and projector alone train")
+        if self.strategy is Strategy.qlora and self.lora.dora:
+            raise Unusable("lora.dora=true belongs to finetune=lora: its lengths would be those of the quantised base")
+        for part in ("projector", "language_model", "vision_tower", "embeddings"):
+            if getattr(self.train, part) is False and getattr(self.lr, part) is not None:
+                raise Unusable(
+                    f"lr.{part}={getattr(self.lr, part):g} is given, but train.{part}=false freezes it: "
+                    f"say lr.{part}=null"
+                )

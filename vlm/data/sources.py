@@ -16,7 +16,7 @@ from vlm.data.coco import coco_captions
 from vlm.data.llava import llava
 from vlm.data.parquet import parquet
 from vlm.data.pope import pope
-from vlm.data.samples import Row, draw
+from vlm.data.samples import Row, Sample, Turn, draw
 from vlm.data.scienceqa import scienceqa
 from vlm.data.tars import tars
 from vlm.data.vqa import aokvqa, vqa
@@ -77,9 +77,18 @@ def read(source: SourceConfig, seed: int = 0) -> Iterator[Row]:
             rows = itertools.islice(READERS[source.format](source, seed), source.limit)
             for number, row in enumerate(rows):
                 if draw(seed, f"{source.label}/{number}") < source.fraction * 2**64:
-                    yield replace(row, copy=copy)
+                    yield replace(_with_system(row, source.system), copy=copy)
         except (OSError, zipfile.BadZipFile) as problem:
             raise Unusable(f"data source {source.label} cannot be read: {problem}") from None
+
+
+def _with_system(row: Row, system: str | None) -> Row:
+    """Return the row with a system turn before its conversation, unless that has one."""
+    if system is None or not isinstance(row.sample, Sample) or not row.sample.turns:
+        return row
+    if row.sample.turns[0].role == "system":
+        return row
+    return replace(row, sample=replace(row.sample, turns=(Turn("system", system), *row.sample.turns)))
 
 
 def _check_path(source: SourceConfig, named: str, hint: str) -> None:

@@ -3,13 +3,14 @@
     checkpoints/step_000100/
         weights.safetensors     what trains, float32
         optimizer.safetensors   AdamW's moments, by the same names
-        progress.json           step, samples, targets, hash of the plan
+        progress.json           step, samples, targets, hashes of the plan and of the base that what is frozen comes from
         COMPLETE                sizes and sha256 of the others, written last
 
 A checkpoint is written under another name and renamed when whole. The newest whole one is used; a damaged one is
 named and passed over.
 """
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -41,11 +42,12 @@ class Progress:
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, trainees: list[Trainee], plan: str, keep: int) -> None:
-        """Keep the newest `keep` checkpoints of a run whose plan has the hash `plan` in `folder`."""
+    def __init__(self, folder: Path, trainees: list[Trainee], plan: str, keep: int, base: str) -> None:
+        """Keep the newest `keep` checkpoints of a run whose plan and base have these hashes in `folder`."""
         self.folder = folder
         self.trainees = trainees
         self.plan = plan
+        self.base = base
         self.keep = keep
 
     def save(self, engine: Engine, progress: Progress) -> None:
@@ -72,6 +74,8 @@ class Checkpoints:
         record = json.loads((found / PROGRESS).read_text())
         if record.pop("plan") != self.plan:
             raise Unusable(f"{found} belongs to another plan: the shards, the seed or the batch have changed")
+        if record.pop("base") != self.base:
+            raise Unusable(f"{found} was trained on another base model, or its files have changed")
         progress = Progress(**record)
         weights, moments = load_file(found / WEIGHTS), load_file(found / OPTIMIZER)
         if sorted(weights) != sorted(trainee.name for trainee in self.trainees):
@@ -108,7 +112,7 @@ class Checkpoints:
         waiting.mkdir(parents=True)
         save_file(weights, waiting / WEIGHTS)
         save_file(moments, waiting / OPTIMIZER)
-        (waiting / PROGRESS).write_text(json.dumps({**asdict(progress), "plan": self.plan}))
+        (waiting / PROGRESS).write_text(json.dumps({**asdict(progress), "plan": self.plan, "base": self.base}))
         for name in FILES:
             sync(waiting / name)
         manifest = {
@@ -121,6 +125,15 @@ class Checkpoints:
         sync(self.folder)
         for old in sorted(self.folder.glob("step_*[0-9]"))[: -self.keep]:
             shutil.rmtree(old)
+
+
+def base_hash(model: Path) -> str:
+    """Return a hash of a model folder's weights, from the record of the artifact it lies in where there is one."""
+    files = sorted(model.glob("*.safetensors"))
+    record = model.parent / "artifact.json"
+    known = json.loads(record.read_text())["sha256"] if record.is_file() else {}
+    hashes = [known.get(f"{model.name}/{file.name}") or sha256(file) for file in files]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def fault_of(path: Path) -> str | None:

@@ -18,6 +18,7 @@ LOGIT_CHUNK = 4096  # targets whose logits exist at once: vlm/model/forward.py
 class Sizes:
     """What memory follows from."""
 
+    weights: int  # bytes of all parameters in the forward pass
     parameters: int
     trainable: int
     largest: int  # trainable parameters of the largest tensor
@@ -45,7 +46,7 @@ def memory(sizes: Sizes, deepspeed: Mapping[str, Any]) -> dict[str, int]:
     spread = sizes.ranks if stage >= 1 or bfloat16 else 1  # without ZeRO, DeepSpeed spreads bfloat16's masters alone
     mine = -(-sizes.trainable // spread)
 
-    stays = {"weights": sizes.parameters * sizes.weight_bytes}
+    stays = {"weights": sizes.weights}
     if stage >= 3:
         live = min(sizes.parameters, int(zero.get("stage3_max_live_parameters", 1e9)))
         stays["weights"] = stays["weights"] // sizes.ranks

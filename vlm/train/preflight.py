@@ -23,6 +23,8 @@ from vlm.train import strategy
 from vlm.train.memory import Sizes, memory, zero_stage
 from vlm.train.planning import plan_of
 
+NF4_BYTES = 0.5 + 0.127 / 8  # of a weight: four bits, and its share of the doubly quantised scales (QLoRA, 2023)
+
 
 @dataclass
 class Workload:
@@ -117,13 +119,16 @@ def estimate(
     bfloat16 = cfg.dtype is Dtype.bfloat16 or (cfg.dtype is None and is_gpu)
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     with torch.device("meta"):
-        whole, trainees = strategy.choose(llava.to(dtype), cfg.strategy, cfg.lora, lambda: None)
+        whole, trainees = strategy.choose(llava.to(dtype), cfg.strategy, cfg.train, cfg.lora, lambda: None)
     whole.to(dtype)
     trainable = _by_part((trainee.name, trainee.weight.numel()) for trainee in trainees)
     count = sum(trainable.values())
     each = _activations(llava, work, dtype, trains_tower="vision_tower" in trainable)
+    quantised = cfg.strategy is Strategy.qlora
     fits = {
-        tried: memory(_sizes(llava, workload_shape(work, tried), each, dtype, trainees, ranks, is_gpu), cfg.deepspeed)
+        tried: memory(
+            _sizes(llava, workload_shape(work, tried), each, dtype, trainees, ranks, is_gpu, quantised), cfg.deepspeed
+        )
         for tried in sorted({1, 2, 4, 8, 16, 32, rows})
     }
     stored = {"bfloat16": 2, "float32": 4}[model.dtype.value]
@@ -131,7 +136,7 @@ def estimate(
         work,
         parameters,
         trainable,
-        flops(llava, work, cfg.strategy, trainable),
+        flops(llava, work, trainable),
         fits[rows],
         count // ranks * 12 if "offload_optimizer" in cfg.deepspeed.get("zero_optimization", {}) else 0,
         "bfloat16" if bfloat16 else "float32",
@@ -183,15 +188,13 @@ def workload_shape(work: Workload, rows: int) -> Workload:
     )
 
 
-def flops(
-    llava: LlavaForConditionalGeneration, work: Workload, chosen: Strategy, trainable: dict[str, int]
-) -> dict[str, float]:
+def flops(llava: LlavaForConditionalGeneration, work: Workload, trainable: dict[str, int]) -> dict[str, float]:
     """Return the FLOPs of the whole training by part; the module's docstring has the formulas."""
     text, vision = llava.config.text_config, llava.config.vision_config
     is_layer = {id(weight) for layer in llava.model.language_model.modules() if isinstance(layer, torch.nn.Linear)
                 for weight in layer.parameters()}  # fmt: skip
     linear = sum(w.numel() for n, w in llava.named_parameters() if id(w) in is_layer and "lora_" not in n)
-    trains_language = chosen in (Strategy.full, Strategy.freeze_vision)
+    trains_language = "language_model" in trainable
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     attention = 2 * width * text.num_attention_heads * work.squares * text.num_hidden_layers
     patches = (vision.image_size // vision.patch_size) ** 2 + 1
@@ -242,10 +245,17 @@ def _sizes(
     trainees: list[strategy.Trainee],
     ranks: int,
     is_gpu: bool,
+    quantised: bool,
 ) -> Sizes:
     edge = llava.config.vision_config.image_size
+    named = {n: w.numel() for n, w in llava.named_parameters() if ".original_module." not in n}
+    weights = sum(named.values()) * dtype.itemsize
+    if quantised:
+        packed = sum(size for name, size in named.items() if "language_model" in name and "base_layer.weight" in name)
+        weights -= round(packed * (dtype.itemsize - NF4_BYTES))
     return Sizes(
-        sum(weight.numel() for name, weight in llava.named_parameters() if ".original_module." not in name),
+        weights,
+        sum(named.values()),
         sum(trainee.weight.numel() for trainee in trainees),
         max((trainee.weight.numel() for trainee in trainees), default=0),
         dtype.itemsize,

@@ -8,27 +8,23 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from vlm import ranks
-from vlm.config import Dtype, Strategy, TrainConfig
+from vlm.config import ADAPTED, Dtype, Strategy, TrainConfig
 from vlm.data.chat import Chat
 from vlm.data.loader import Steps, check_split, load_steps
 from vlm.data.pixels import Preprocessing
 from vlm.errors import Unusable
 from vlm.model.export import link_folder, save_weights, stored_dtype
 from vlm.model.forward import PackedLoss
+from vlm.model.quantise import bitsandbytes, quantise
+from vlm.model.verify import PROBE, write_probe
 from vlm.train import strategy
-from vlm.train.checkpoint import Checkpoints
+from vlm.train.adapters import merged, save_adapter
+from vlm.train.checkpoint import Checkpoints, base_hash
 from vlm.train.engine import Engine, join_ranks, start_engine
 from vlm.train.evaluate import Ask, Evaluation, HeldOut
 from vlm.train.loop import fit
 from vlm.train.planning import plan_of
 from vlm.train.report import Report
-
-CHANGED_PARTS = {  # weight files that a strategy changes
-    Strategy.projector: ("multi_modal_projector",),
-    Strategy.freeze_vision: ("multi_modal_projector", "language_model"),
-    Strategy.lora: ("multi_modal_projector", "language_model"),
-    Strategy.full: ("vision_tower", "multi_modal_projector", "language_model"),
-}
 
 
 def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, ask: Ask | None = None) -> dict[str, Any]:
@@ -37,6 +33,8 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     Goes on from the newest checkpoint in `out`. `ask` asks the questions of an evaluation. Returns the headline
     figures. Raises Unusable, before the model is loaded, if shards and model do not belong together.
     """
+    if cfg.strategy is Strategy.qlora:
+        bitsandbytes()
     chat = Chat.of_model(base)
     shards = check_split(split, chat.image_tokens)
     plan = plan_of(cfg, seed, shards)
@@ -46,7 +44,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     how = Preprocessing.load(base)
     held_out = _held_out(cfg, seed, split, chat, how) if cfg.evaluation.is_on else None
     model, trainees, engine = _start(cfg, seed, base)
-    checkpoints = Checkpoints(out / "checkpoints", trainees, plan.fingerprint, cfg.runtime.keep)
+    checkpoints = Checkpoints(out / "checkpoints", trainees, plan.fingerprint, cfg.runtime.keep, base_hash(base))
     progress = checkpoints.resume(engine)
     rows = cfg.runtime.rows_at_once
     steps = Steps(shards, plan, chat, how, rank=ranks.rank(), ranks=ranks.world(), rows_at_once=rows)
@@ -68,10 +66,11 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
             save_every=cfg.runtime.save_every,
         )
     chosen = evaluation.only_best()
-    if chosen and not Checkpoints(chosen, trainees, plan.fingerprint, keep=1).resume(engine).step:
+    if chosen and not Checkpoints(chosen, trainees, plan.fingerprint, 1, base_hash(base)).resume(engine).step:
         raise Unusable(f"{out}/best lacks the checkpoint of the best look: delete {out} and train again")
+    write_probe(engine.module, out / PROBE)
     if ranks.first():
-        _export(model, cfg.strategy, base, out)
+        _export(model, cfg, base, out)
     ranks.barrier()
     figures = {"trainable_parameters": sum(t.weight.numel() for t in trainees), "ranks": ranks.world()}
     return {**asdict(progress), **figures, **evaluation.figures()}
@@ -94,7 +93,9 @@ def _start(cfg: TrainConfig, seed: int, base: Path) -> tuple[torch.nn.Module, li
     bfloat16 = cfg.dtype is Dtype.bfloat16 or (cfg.dtype is None and ranks.device().type == "cuda")
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     llava = LlavaForConditionalGeneration.from_pretrained(base, local_files_only=True, dtype=dtype)
-    model, trainees = strategy.choose(llava, cfg.strategy, cfg.lora, lambda: torch.manual_seed(seed))
+    if cfg.strategy is Strategy.qlora:
+        quantise(llava, ranks.device())
+    model, trainees = strategy.choose(llava, cfg.strategy, cfg.train, cfg.lora, lambda: torch.manual_seed(seed))
     if ranks.first():
         print(strategy.table(model, trainees), flush=True)
     engine = start_engine(
@@ -108,10 +109,12 @@ def _start(cfg: TrainConfig, seed: int, base: Path) -> tuple[torch.nn.Module, li
     return model, trainees, engine
 
 
-def _export(model: torch.nn.Module, chosen: Strategy, base: Path, out: Path) -> None:
+def _export(model: torch.nn.Module, cfg: TrainConfig, base: Path, out: Path) -> None:
     """Write model/ (and adapter/): what did not change is linked to the base's files."""
-    if chosen is Strategy.lora:
-        model.save_pretrained(out / "adapter")
-        model = model.merge_and_unload()
+    dtype = stored_dtype(base)
+    if cfg.strategy in ADAPTED:
+        save_adapter(model, out / "adapter")
+        model = merged(base, out / "adapter", dtype)
     link_folder(base, out / "model")
-    save_weights(model, out / "model", stored_dtype(base), CHANGED_PARTS[chosen])
+    changed = {strategy.FILES[part] for part in strategy.parts_that_train(cfg.strategy, cfg.train)}
+    save_weights(model, out / "model", dtype, tuple(sorted(changed)))

@@ -4,29 +4,40 @@ projector       the projector
 freeze_vision   projector and language model
 full            tower (up to its feature layer), projector and language model
 lora            adapters on the language model's linear layers, and the projector
+qlora           the same on a language model in NF4
+
+`train.<part>=true|false` adds or takes away a part of the first three, and the projector of the last two.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peft import LoraConfig as PeftLora
-from peft import get_peft_model
+import torch
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
-from vlm.config import LearningRates, LoraConfig, Strategy
+from vlm.config import ADAPTED, LearningRates, LoraConfig, Parts, Strategy
 from vlm.errors import Unusable
 from vlm.model.forward import layers_used
 from vlm.model.projector import is_linear
+from vlm.train.adapters import PROJECTOR, with_adapters
 
-PROJECTOR = "multi_modal_projector"
 PARTS: dict[Strategy, tuple[str, ...]] = {
     Strategy.projector: ("projector",),
-    Strategy.freeze_vision: ("projector", "language_model"),
-    Strategy.full: ("vision_tower", "projector", "language_model"),
+    Strategy.freeze_vision: ("projector", "language_model", "embeddings"),
+    Strategy.full: ("vision_tower", "projector", "language_model", "embeddings"),
     Strategy.lora: ("projector", "lora"),
+    Strategy.qlora: ("projector", "lora"),
 }
+FILES = {  # the weight files that hold a part
+    "projector": "multi_modal_projector",
+    "language_model": "language_model",
+    "embeddings": "language_model",
+    "lora": "language_model",
+    "vision_tower": "vision_tower",
+}
+TOWER_LAYER = re.compile(r"vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -34,8 +45,9 @@ class Trainee:
     """A parameter that trains."""
 
     name: str
-    part: str  # projector | language_model | vision_tower | lora
+    part: str  # projector | language_model | embeddings | vision_tower | lora
     weight: nn.Parameter
+    below: int = 0  # how many of the tower's layers that train lie above it
 
     @property
     def decays(self) -> bool:
@@ -43,25 +55,49 @@ class Trainee:
         return self.weight.ndim > 1
 
 
+def parts_that_train(strategy: Strategy, switches: Parts) -> tuple[str, ...]:
+    """Return the parts that train, in the model's order.
+
+    Raises Unusable if none does.
+    """
+    wanted = set(PARTS[strategy])
+    for part in ("projector", "language_model", "vision_tower"):
+        switch = getattr(switches, part)
+        if switch is not None:
+            (wanted.add if switch else wanted.discard)(part)
+    wants_words = "language_model" in wanted if switches.embeddings is None else switches.embeddings
+    (wanted.add if wants_words else wanted.discard)("embeddings")
+    if not wanted:
+        raise Unusable("nothing trains: one of train.projector, train.language_model, train.vision_tower must be true")
+    return tuple(
+        part for part in ("vision_tower", "projector", "language_model", "embeddings", "lora") if part in wanted
+    )
+
+
 def choose(
-    llava: LlavaForConditionalGeneration, strategy: Strategy, lora: LoraConfig, seed_of: Callable[[], None]
+    llava: LlavaForConditionalGeneration,
+    strategy: Strategy,
+    switches: Parts,
+    lora: LoraConfig,
+    seed_of: Callable[[], None],
 ) -> tuple[nn.Module, list[Trainee]]:
     """Freeze what the strategy freezes; return the model, with adapters if it asks for them, and what trains.
 
     `seed_of` is called before adapters are drawn. Raises Unusable if a LoRA target names no layer.
     """
     used, is_one_layer = layers_used(llava), is_linear(llava.config)
+    training = parts_that_train(strategy, switches)
     model: nn.Module = llava
-    if strategy is Strategy.lora:
+    if strategy in ADAPTED:
         seed_of()
-        model = _with_adapters(llava, lora)
+        model = with_adapters(llava, lora, projector="projector" in training)
     trainees = []
     for name, weight in model.named_parameters():
         part = part_of(name)
-        trains = part in PARTS[strategy] and not _is_unused(name, used) and not (is_one_layer and _is_second(name))
+        trains = part in training and not _is_unused(name, used) and not (is_one_layer and _is_second(name))
         weight.requires_grad_(trains)
         if trains:
-            trainees.append(Trainee(name, part, weight))
+            trainees.append(Trainee(name, part, weight, _layers_above(name, used)))
     return model, trainees
 
 
@@ -73,26 +109,32 @@ def part_of(name: str) -> str | None:
         return "lora"
     if PROJECTOR in name:
         return "projector"
-    return "vision_tower" if "vision_tower." in name else "language_model"
+    if "vision_tower." in name:
+        return "vision_tower"
+    return "embeddings" if re.search(r"\b(embed_tokens|lm_head)\b", name) else "language_model"
 
 
 def param_groups(trainees: list[Trainee], lr: LearningRates, weight_decay: float) -> list[dict]:
-    """Return optimizer groups: one for each part and decay, with `part` and the peak rate as `peak_lr`."""
-    groups = []
-    for part in dict.fromkeys(trainee.part for trainee in trainees):
-        for decays in (True, False):
-            weights = [trainee.weight for trainee in trainees if trainee.part == part and trainee.decays is decays]
-            if weights:
-                peak = float(getattr(lr, part))
-                decay = weight_decay if decays else 0.0
-                groups.append({"params": weights, "part": part, "lr": peak, "peak_lr": peak, "weight_decay": decay})
-    return groups
+    """Return optimizer groups: one for each rate and decay, with `part` and the peak rate as `peak_lr`.
+
+    A tower layer n below the last one has the rate of the tower times vision_layer_decay^n (arXiv 2106.08254), and
+    its own group then, vision_tower.below_n. Raises Unusable if a part that trains has no rate.
+    """
+    groups: dict[tuple[str, bool], dict] = {}
+    for trainee in trainees:
+        part, peak = trainee.part, _peak(trainee, lr)
+        if part == "vision_tower" and lr.vision_layer_decay < 1:
+            part = f"vision_tower.below_{trainee.below:02d}"
+        decay = weight_decay if trainee.decays else 0.0
+        new = {"params": [], "part": part, "lr": peak, "peak_lr": peak, "weight_decay": decay}
+        groups.setdefault((part, trainee.decays), new)["params"].append(trainee.weight)
+    return list(groups.values())
 
 
 def table(model: nn.Module, trainees: list[Trainee]) -> str:
     """Return what trains and what is frozen, by part, in lines for a person."""
     lines = []
-    total = sum(weight.numel() for weight in model.parameters())
+    total = sum(_size(weight) for weight in model.parameters())
     for part in dict.fromkeys(trainee.part for trainee in trainees):
         members = [trainee for trainee in trainees if trainee.part == part]
         size = sum(trainee.weight.numel() for trainee in members)
@@ -101,18 +143,26 @@ def table(model: nn.Module, trainees: list[Trainee]) -> str:
     return "\n".join([*lines, f"  frozen  {'':15} {total - training:>13,} parameters"])
 
 
-def _with_adapters(llava: LlavaForConditionalGeneration, lora: LoraConfig) -> nn.Module:
-    targets = rf".*\blanguage_model\..*\.({'|'.join(map(re.escape, lora.targets))})"  # never the tower's attention
-    if not any(re.fullmatch(targets, name) for name, _ in llava.named_modules()):
-        raise Unusable(f"finetune.lora.targets={lora.targets} name no layer of the language model")
-    settings = PeftLora(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        modules_to_save=[PROJECTOR],
-    )
-    return get_peft_model(llava, settings)
+def _size(weight: torch.Tensor) -> int:
+    """Return how many numbers a weight stands for: NF4 packs two into a byte."""
+    return weight.numel() * (2 if weight.dtype is torch.uint8 else 1)
+
+
+def _peak(trainee: Trainee, lr: LearningRates) -> float:
+    peak = getattr(lr, trainee.part)
+    if trainee.part == "embeddings" and peak is None:
+        peak = lr.language_model
+    if peak is None:
+        raise Unusable(f"lr.{trainee.part} has no value, but {trainee.part} trains: say lr.{trainee.part}=1.0e-5 or so")
+    return float(peak) * (lr.vision_layer_decay**trainee.below if trainee.part == "vision_tower" else 1.0)
+
+
+def _layers_above(name: str, used: int) -> int:
+    """Return how many tower layers that train lie above a weight; 0 outside the tower."""
+    if "vision_tower." not in name:
+        return 0
+    found = TOWER_LAYER.search(name)
+    return used - 1 - int(found[1]) if found else used
 
 
 def _is_second(name: str) -> bool:
@@ -124,5 +174,5 @@ def _is_unused(name: str, layers: int) -> bool:
     """Say whether a tower weight lies behind the feature layer, where no gradient ever comes."""
     if "vision_tower." not in name:
         return False
-    found = re.search(r"vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\.", name)
+    found = TOWER_LAYER.search(name)
     return int(found[1]) >= layers if found else bool(re.search(r"post_layernorm|\.head\.", name))

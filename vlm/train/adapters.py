@@ -1,0 +1,98 @@
+"""Low-rank adapters on the language model: which layers they sit on, said before the first step."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import torch
+from peft import LoraConfig as PeftLora
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers import LlavaForConditionalGeneration
+
+from vlm import ranks
+from vlm.config import LoraConfig
+from vlm.errors import Unusable
+from vlm.files import write_whole
+
+PROJECTOR = "multi_modal_projector"
+INSIDE = r".*\blanguage_model\."  # where targets are looked for: names like q_proj are the tower's too
+
+
+def with_adapters(llava: LlavaForConditionalGeneration, lora: LoraConfig, *, projector: bool) -> PeftModel:
+    """Put adapters on the layers that `lora` names; with `projector` it trains, and is kept, beside them.
+
+    Raises Unusable if the targets name nothing, or something that is no linear layer.
+    """
+    pattern = pattern_of(lora)
+    hit = layers_hit(llava, pattern)
+    scale = lora.alpha / (lora.rank**0.5 if lora.rslora else lora.rank)
+    if ranks.first():
+        counts = ", ".join(f"{name} ×{count}" for name, count in Counter(n.rpartition(".")[2] for n in hit).items())
+        kind = "DoRA" if lora.dora else "LoRA"
+        print(f"{kind} of rank {lora.rank}, scale {scale:g}, on {len(hit)} layers: {counts}", flush=True)
+    settings = PeftLora(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=pattern,
+        use_dora=lora.dora,
+        use_rslora=lora.rslora,
+        modules_to_save=[PROJECTOR] if projector else None,
+    )
+    return get_peft_model(llava, settings)
+
+
+def pattern_of(lora: LoraConfig) -> str:
+    """Return the regular expression that the whole name of an adapted layer matches.
+
+    Raises Unusable if the user's is none.
+    """
+    if lora.targets_regex is None:
+        return INSIDE + rf"(?:.*\.)?(?:{'|'.join(map(re.escape, lora.targets))})"
+    try:
+        re.compile(lora.targets_regex)
+    except re.error as problem:
+        raise Unusable(f"lora.targets_regex={lora.targets_regex} is no regular expression: {problem}") from None
+    return INSIDE + f"(?:{lora.targets_regex})"
+
+
+def layers_hit(llava: LlavaForConditionalGeneration, pattern: str) -> list[str]:
+    """Return the names of the layers that a pattern matches.
+
+    Raises Unusable if there are none, or one is no linear layer.
+    """
+    hit = {name: layer for name, layer in llava.named_modules() if re.fullmatch(pattern, name)}
+    kinds = {
+        n.rpartition(".")[2] for n, layer in llava.model.language_model.named_modules() if isinstance(layer, nn.Linear)
+    }
+    if not hit:
+        raise Unusable(
+            f"lora.targets {pattern.removeprefix(INSIDE)} name no layer of the language model, which has "
+            f"{', '.join(sorted(kinds))}"
+        )
+    for name, layer in hit.items():
+        if not isinstance(layer, nn.Linear):
+            raise Unusable(f"lora.targets also name {name}, which is a {type(layer).__name__}, not a linear layer")
+    return list(hit)
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write adapters, and the projector that trained beside them, as a folder that PEFT loads onto the base.
+
+    The base's place on this machine is left out: the card beside it says which one it is.
+    """
+    model.save_pretrained(folder, save_embedding_layers=False)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    write_whole(
+        folder / "adapter_config.json",
+        json.dumps(config | {"base_model_name_or_path": None}, indent=2, sort_keys=True).encode(),
+    )
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's own, which names that place
+
+
+def merged(base: Path, adapter: Path, dtype: torch.dtype) -> LlavaForConditionalGeneration:
+    """Return the base as it is stored, never a quantised one, with an adapter folder merged into it, on the CPU."""
+    llava = LlavaForConditionalGeneration.from_pretrained(base, local_files_only=True, dtype=dtype)
+    return PeftModel.from_pretrained(llava, adapter).merge_and_unload()
