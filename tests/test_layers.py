@@ -69,7 +69,13 @@ def test_the_torch_test_can_fail():
     assert subprocess.run([sys.executable, "-c", loaded], cwd=ROOT).returncode == 1
 
 
-UNTESTED_BY_NAME = {"errors.py", "config/model.py", "config/data.py", "config/train.py", "config/eval.py"}  # names, and what tests/conf composes
+UNTESTED_BY_NAME = {
+    "errors.py",
+    "config/model.py",
+    "config/data.py",
+    "config/train.py",
+    "config/eval.py",
+}  # names, and what tests/conf composes
 
 
 def test_each_module_has_its_test_at_the_same_place():

@@ -1,10 +1,11 @@
 import json
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
 
-from vlm.config import Strategy
+from vlm.config import Strategy, TrainRuntime
 from vlm.errors import Unusable
 from vlm.train import checkpoint, loop
 from vlm.train.run import train
@@ -87,7 +88,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, name, damage):
             (folder / file).write_bytes(b"0123456789" * 10)
         manifest = {f: {"bytes": 100, "sha256": checkpoint.sha256(folder / f)} for f in checkpoint.FILES}
         (folder / checkpoint.COMPLETE).write_text(json.dumps(manifest))
-    checkpoints = checkpoint.Checkpoints(tmp_path, [], "plan", keep=2)
+    checkpoints = checkpoint.Checkpoints(tmp_path, [], "plan", TrainRuntime(keep=2))
     assert checkpoints.newest().name == "step_000004"
 
     victim = tmp_path / "step_000004" / name
@@ -116,6 +117,61 @@ def test_only_the_newest_are_kept_and_they_hold_what_trains_alone(run, settings,
 
     names = load_file(out / "checkpoints/step_000006/weights.safetensors")
     assert names and all("multi_modal_projector" in name for name in names)
+
+
+def test_a_full_disk_while_saving_leaves_the_last_checkpoint(run, settings, tmp_path, monkeypatch):
+    unbroken = run(settings(), tmp_path / "unbroken")
+    save_file, saved = checkpoint.save_file, []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_a_disk_that_fills(tensors, path):
+        saved.append(path)
+        if len(saved) == 4:  # the moments of the second checkpoint
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", on_a_disk_that_fills)
+    try:
+        with pytest.raises(Unusable, match="cannot save step 4 .*free some space; the checkpoint before it stands"):
+            run(settings(), tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / "full/checkpoints").iterdir()] == ["step_000002"]
+    assert weights_of(run(settings(), tmp_path / "full") / "model") == weights_of(unbroken / "model")
+
+
+def test_checkpoints_are_saved_by_the_clock_too_and_every_so_many_steps_kept(run, settings, tmp_path, monkeypatch):
+    cfg = settings(runtime={"save_every": 100, "save_minutes": 0.0, "keep": 1, "keep_every": 2})
+    out = run(cfg, tmp_path / "out")
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())] == [
+        "step_000002",
+        "step_000004",
+        "step_000006",
+    ]
+
+
+def test_a_damaged_newer_checkpoint_does_not_push_out_a_whole_one(run, settings, tmp_path):
+    cfg = settings(runtime={"keep": 1, "save_every": 1, "keep_every": 3})
+    out = run(cfg, tmp_path / "out")
+    victim = out / "checkpoints/step_000006" / checkpoint.WEIGHTS
+    victim.write_bytes(victim.read_bytes()[:-1])
+    seen = []
+
+    class Spy(checkpoint.Checkpoints):
+        def _prune(self, newest):
+            super()._prune(newest)
+            seen.append(sorted(path.name for path in self.folder.iterdir()))
+
+    from vlm.train import run as training
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Checkpoints", Spy)
+        run(cfg, out)
+    assert seen == [
+        ["step_000003", "step_000004"],
+        ["step_000003", "step_000005"],
+        ["step_000003", "step_000006"],
+    ]
 
 
 def test_zero_stage_may_change_in_mid_run(run, settings, tmp_path):

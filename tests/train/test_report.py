@@ -5,9 +5,11 @@ from vlm.train.report import Report
 
 
 def write(folder, resumed: Progress, steps: range) -> None:
-    with Report(folder, "test", 6, 1, resumed) as report:
+    with Report(folder, "test", 6, 6, 1, resumed) as report:
         for step in steps:
-            report.step(Progress(step, step, step, step), loss=1.0 / step, grad_norm=1.0, lr={"projector": 0.1})
+            report.step(
+                Progress(step, step, step, step), loss=1.0 / step, grad_norm=1.0, lr={"projector": 0.1}, slots=4
+            )
 
 
 def test_a_resumed_run_drops_the_steps_it_does_again_and_a_torn_line(tmp_path):

@@ -12,16 +12,19 @@ named and passed over.
 
 import json
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vlm import ranks
+from vlm.config import TrainRuntime
 from vlm.errors import Unusable
 from vlm.files import sha256, sync
-from vlm.train.engine import Engine, begin_restore, gather, link_states, restore
+from vlm.train.engine import MOMENTS, Engine, begin_restore, end_restore, gather, link_states, restore
 from vlm.train.strategy import Trainee
 
 WEIGHTS, OPTIMIZER, PROGRESS, COMPLETE = "weights.safetensors", "optimizer.safetensors", "progress.json", "COMPLETE"
@@ -36,30 +39,60 @@ class Progress:
     samples: int = 0
     tokens: int = 0  # without padding
     targets: int = 0  # supervised tokens
+    skipped: int = 0  # steps without an update
+    skipped_in_a_row: int = 0  # up to now
+    usual_loss: float = 0.0  # running mean over the updates, nats for each target; 0 before the first
+
+    def count(self, samples: int, tokens: int, targets: int, loss: float | None) -> None:
+        """Count a step; `loss` is None if it was skipped."""
+        self.step += 1
+        self.samples += samples
+        self.tokens += tokens
+        self.targets += targets
+        if loss is None:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+        else:
+            self.skipped_in_a_row = 0
+            self.usual_loss = 0.98 * self.usual_loss + 0.02 * loss if self.usual_loss else loss
 
 
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, trainees: list[Trainee], plan: str, keep: int) -> None:
-        """Keep the newest `keep` checkpoints of a run whose plan has the hash `plan` in `folder`."""
+    def __init__(self, folder: Path, trainees: list[Trainee], plan: str, runtime: TrainRuntime) -> None:
+        """Save, as `runtime` says, a run whose plan has the hash `plan`."""
         self.folder = folder
         self.trainees = trainees
         self.plan = plan
-        self.keep = keep
+        self.runtime = runtime
+        self._saved = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Say whether it is time to save; clocks differ, so the first rank's word counts."""
+        minutes = self.runtime.save_minutes
+        late = minutes is not None and time.monotonic() - self._saved >= minutes * 60
+        return late or step % self.runtime.save_every == 0
 
     def save(self, engine: Engine, progress: Progress) -> None:
-        """Write a checkpoint; every rank must call."""
+        """Write a checkpoint; every rank must call.
+
+        Raises Unusable on every rank if the disk does not take it; the checkpoints before it stand.
+        """
         link_states(engine)
         weights, moments = {}, {}
         for trainee in self.trainees:
             full = gather(engine, trainee)
             if ranks.first():
                 weights[trainee.name] = full["weight"].clone()
-                moments |= {f"{trainee.name}/{key}": full[key].clone() for key in ("exp_avg", "exp_avg_sq")}
-        if ranks.first():
-            self._write(weights, moments, progress)
-        ranks.barrier()
+                moments |= {f"{trainee.name}/{key}": full[key].clone() for key in MOMENTS}
+        problem = self._write(weights, moments, progress) if ranks.first() else None
+        failed = torch.tensor(int(problem is not None), device=engine.device)
+        if ranks.sum_over_ranks(failed):  # also the other ranks wait here until the checkpoint is whole
+            raise Unusable(
+                f"cannot save step {progress.step} in {self.folder} ({problem}): free some space; the checkpoint before it stands"
+            )
+        self._saved = time.monotonic()
 
     def resume(self, engine: Engine) -> Progress:
         """Put the newest whole checkpoint into the engine; return its progress, or that of a new run.
@@ -76,11 +109,12 @@ class Checkpoints:
         weights, moments = load_file(found / WEIGHTS), load_file(found / OPTIMIZER)
         if sorted(weights) != sorted(trainee.name for trainee in self.trainees):
             raise Unusable(f"{found} holds other parameters than those that train now")
-        begin_restore(engine, progress.step)
+        begin_restore(engine, progress.step - progress.skipped)
         with torch.no_grad():
             for trainee in self.trainees:
-                full = {key: moments[f"{trainee.name}/{key}"] for key in ("exp_avg", "exp_avg_sq")}
+                full = {key: moments[f"{trainee.name}/{key}"] for key in MOMENTS}
                 restore(engine, trainee, {"weight": weights[trainee.name], **full})
+            end_restore(engine)
         return progress
 
     def newest(self) -> Path | None:
@@ -101,26 +135,41 @@ class Checkpoints:
             raise Unusable(f"no checkpoint in {self.folder} is whole ({'; '.join(damaged)}): delete it to begin anew")
         return None
 
-    def _write(self, weights: dict, moments: dict, progress: Progress) -> None:
+    def _write(self, weights: dict, moments: dict, progress: Progress) -> Exception | None:
+        """Write and rename a checkpoint, then remove old ones; return what the disk said against it."""
         path = self.folder / f"step_{progress.step:06d}"
         waiting = path.with_name(path.name + ".tmp")
-        shutil.rmtree(waiting, ignore_errors=True)
-        waiting.mkdir(parents=True)
-        save_file(weights, waiting / WEIGHTS)
-        save_file(moments, waiting / OPTIMIZER)
-        (waiting / PROGRESS).write_text(json.dumps({**asdict(progress), "plan": self.plan}))
-        for name in FILES:
-            sync(waiting / name)
-        manifest = {
-            name: {"bytes": (waiting / name).stat().st_size, "sha256": sha256(waiting / name)} for name in FILES
-        }
-        (waiting / COMPLETE).write_text(json.dumps(manifest, indent=1))
-        sync(waiting / COMPLETE)
-        shutil.rmtree(path, ignore_errors=True)  # a damaged one of the same step
-        waiting.rename(path)
-        sync(self.folder)
-        for old in sorted(self.folder.glob("step_*[0-9]"))[: -self.keep]:
-            shutil.rmtree(old)
+        try:
+            shutil.rmtree(waiting, ignore_errors=True)
+            waiting.mkdir(parents=True)
+            save_file(weights, waiting / WEIGHTS)
+            save_file(moments, waiting / OPTIMIZER)
+            (waiting / PROGRESS).write_text(json.dumps({**asdict(progress), "plan": self.plan}))
+            for name in FILES:
+                sync(waiting / name)
+            manifest = {
+                name: {"bytes": (waiting / name).stat().st_size, "sha256": sha256(waiting / name)} for name in FILES
+            }
+            (waiting / COMPLETE).write_text(json.dumps(manifest, indent=1))
+            sync(waiting / COMPLETE)
+            shutil.rmtree(path, ignore_errors=True)  # a damaged one of the same step
+            waiting.rename(path)
+            sync(self.folder)
+        except (OSError, SafetensorError) as problem:
+            shutil.rmtree(waiting, ignore_errors=True)
+            return problem
+        self._prune(progress.step)
+        return None
+
+    def _prune(self, newest: int) -> None:
+        """Remove all but the checkpoints to keep; those after `newest` were damaged, or it would not have come back."""
+        steps = {int(path.name.removeprefix("step_")): path for path in self.folder.glob("step_*[0-9]")}
+        kept = set(sorted(step for step in steps if step <= newest)[-self.runtime.keep :])
+        if every := self.runtime.keep_every:
+            kept |= {step for step in steps if step <= newest and step % every == 0}
+        for step, path in steps.items():
+            if step not in kept:
+                shutil.rmtree(path)
 
 
 def fault_of(path: Path) -> str | None:

@@ -1,10 +1,14 @@
 """What a training says of itself: a progress bar, metrics.jsonl, TensorBoard."""
 
 import json
+import math
+import resource
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -17,8 +21,8 @@ METRICS = "metrics.jsonl"
 class Report:
     """Writes on the first rank; silent on the others."""
 
-    def __init__(self, folder: Path, name: str, steps: int, log_every: int, resumed: Progress) -> None:
-        """Go on after `resumed`: what was written of later steps is dropped, since they are done again."""
+    def __init__(self, folder: Path, name: str, steps: int, epoch: int, log_every: int, resumed: Progress) -> None:
+        """Go on after `resumed`, with `epoch` samples an epoch: what was written of later steps is dropped, since they are done again."""
         self._log_every = log_every
         self._first = ranks.first()
         self._since = time.monotonic()
@@ -26,6 +30,8 @@ class Report:
         self._samples = resumed.samples
         self._steps = resumed.step
         self._waited = 0.0
+        self._slots = 0
+        self._epoch = epoch
         if not self._first:
             return
         self._path = folder / METRICS
@@ -38,22 +44,32 @@ class Report:
         """Count time spent waiting for data."""
         self._waited += seconds
 
-    def step(self, progress: Progress, loss: float, grad_norm: float, lr: dict[str, float]) -> None:
-        """Record a step; loss is nats for each target of the global batch, lr is by part."""
+    def step(self, progress: Progress, loss: float, grad_norm: float, lr: dict[str, float], slots: int) -> None:
+        """Record a step; loss is nats for each target of the global batch, lr is by part.
+
+        `slots` counts the tokens that were computed, with padding. A skipped step always has its line.
+        """
+        self._slots += slots
         if not self._first:
             return
         self._bar.update()
         self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        if progress.step % self._log_every and progress.step != self._bar.total:
+        if progress.skipped_in_a_row:
+            self._bar.write(f"step {progress.step} is skipped: loss {loss:.4g}, gradient norm {grad_norm:.4g}")
+        elif progress.step % self._log_every and progress.step != self._bar.total:
             return
         seconds = time.monotonic() - self._since
         measured = {
-            "loss": loss,
-            "grad_norm": grad_norm,
+            "epoch": progress.samples / self._epoch,
+            "loss": loss if math.isfinite(loss) else None,
+            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
+            "skipped": progress.skipped,
             **{f"lr/{part}": rate for part, rate in lr.items()},
             "samples": progress.samples,
             "tokens": progress.tokens,
             "targets": progress.targets,
+            "padding_share": 1 - (progress.tokens - self._tokens) / max(1, self._slots),
+            "memory_bytes": memory_peak(),
             "tokens_per_second": (progress.tokens - self._tokens) / seconds,
             "samples_per_second": (progress.samples - self._samples) / seconds,
             "seconds_per_step": seconds / max(1, progress.step - self._steps),
@@ -61,9 +77,9 @@ class Report:
         }
         with self._path.open("a") as file:
             file.write(json.dumps({"step": progress.step, **measured}) + "\n")
-        for key, value in measured.items():
+        for key, value in ((key, value) for key, value in measured.items() if value is not None):
             self._board.add_scalar(key, value, progress.step)
-        self._since, self._waited = time.monotonic(), 0.0
+        self._since, self._waited, self._slots = time.monotonic(), 0.0, 0
         self._tokens, self._samples, self._steps = progress.tokens, progress.samples, progress.step
 
     def __enter__(self) -> "Report":
@@ -73,6 +89,13 @@ class Report:
         if self._first:
             self._bar.close()
             self._board.close()
+
+
+def memory_peak() -> int:
+    """Return the most bytes that the first rank has held: of its GPU if it has one, else of its process."""
+    if ranks.device().type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _lines(path: Path) -> list[str]:

@@ -18,7 +18,7 @@ from vlm.model.export import link_folder, save_weights, stored_dtype
 from vlm.model.forward import PackedLoss
 from vlm.train import strategy
 from vlm.train.checkpoint import Checkpoints
-from vlm.train.engine import Engine, join_ranks, start_engine
+from vlm.train.engine import Engine, dissolve, join_ranks, shape_of, start_engine
 from vlm.train.loop import fit
 from vlm.train.report import Report
 
@@ -43,13 +43,13 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
     if ranks.first():
         print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
     model, trainees, engine = _start(cfg, seed, base)
-    checkpoints = Checkpoints(out / "checkpoints", trainees, plan.fingerprint, cfg.runtime.keep)
+    checkpoints = Checkpoints(out / "checkpoints", trainees, plan.fingerprint, cfg.runtime)
     progress = checkpoints.resume(engine)
     how = Preprocessing.load(base)
     rows = cfg.runtime.rows_at_once
     steps = Steps(shards, plan, chat, how, rank=ranks.rank(), ranks=ranks.world(), rows_at_once=rows)
     name = out.name.removesuffix(".partial")
-    with Report(out, name, plan.steps, cfg.runtime.log_every, progress) as report:
+    with Report(out, name, plan.steps, len(shards), cfg.runtime.log_every, progress) as report:
         fit(
             engine,
             load_steps(steps, progress.step, cfg.runtime.workers),
@@ -61,12 +61,16 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
             seed=seed,
             schedule=cfg.schedule,
             warmup_ratio=cfg.warmup_ratio,
-            save_every=cfg.runtime.save_every,
+            skip_above=cfg.skip_above,
+            max_skipped=cfg.runtime.max_skipped,
+            watchdog_minutes=cfg.runtime.watchdog_minutes,
         )
+    dissolve(engine)
     if ranks.first():
         _export(model, cfg.strategy, base, out)
     ranks.barrier()
-    return {**asdict(progress), "trainable_parameters": sum(t.weight.numel() for t in trainees), "ranks": ranks.world()}
+    size = sum(shape_of(trainee.weight).numel() for trainee in trainees)
+    return {**asdict(progress), "trainable_parameters": size, "ranks": ranks.world()}
 
 
 def _plan(cfg: TrainConfig, seed: int, shards: Split) -> Plan:
@@ -90,8 +94,11 @@ def _start(cfg: TrainConfig, seed: int, base: Path) -> tuple[torch.nn.Module, li
     model, trainees = strategy.choose(llava, cfg.strategy, cfg.lora, lambda: torch.manual_seed(seed))
     if ranks.first():
         print(strategy.table(model, trainees), flush=True)
+    packed = PackedLoss(llava).to(ranks.device())
+    if cfg.deepspeed.get("zero_optimization", {}).get("stage") == 3:
+        packed.trains_tower = True  # a rank without pictures runs the tower too: its layers are gathered by all ranks
     engine = start_engine(
-        PackedLoss(llava).to(ranks.device()),
+        packed,
         strategy.param_groups(trainees, cfg.lr, cfg.weight_decay),
         betas=(cfg.betas[0], cfg.betas[1]),
         max_grad_norm=cfg.max_grad_norm,
