@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from vlm.config import Schedule, Strategy
+from vlm.config import Recompute, Schedule, Strategy
 from vlm.errors import Unusable
 from vlm.train import loop
 from vlm.train.loop import rate_factor
@@ -104,6 +104,15 @@ def test_zero_3_on_two_ranks_gives_the_losses_of_one_rank_and_goes_on_there(
 
 def weights_in(out: Path) -> dict[str, torch.Tensor]:
     return {name: t for file in (out / "model").glob("*.safetensors") for name, t in load_file(file).items()}
+
+
+@pytest.mark.parametrize("recompute", [Recompute.selective, Recompute.full])
+@pytest.mark.parametrize("chosen", [Strategy.full, Strategy.lora])
+def test_recomputing_activations_changes_no_weight(run_here, settings, tmp_path, recompute, chosen):
+    plain = run_here(settings(chosen), tmp_path / "plain")
+    light = run_here(settings(chosen, runtime={"recompute": recompute}), tmp_path / "light")
+    assert losses(light) == losses(plain)
+    assert weights_of(light / "model") == weights_of(plain / "model")
 
 
 def skipping(monkeypatch, bad: dict[int, float]):

@@ -14,7 +14,7 @@ from omegaconf import MISSING
 from vlm.config.data import Answers, Captions, DataConfig, Form, ShardRuntime, SourceConfig, SourceFormat, SplitConfig
 from vlm.config.eval import EvalConfig, EvalRuntime, Scorer, TaskConfig
 from vlm.config.model import ChatTemplate, Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
-from vlm.config.train import LearningRates, LoraConfig, Schedule, Strategy, TrainConfig, TrainRuntime
+from vlm.config.train import LearningRates, LoraConfig, Recompute, Schedule, Strategy, TrainConfig, TrainRuntime
 
 __all__ = [
     "Answers",
@@ -31,6 +31,7 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "ProjectorKind",
+    "Recompute",
     "RootConfig",
     "Schedule",
     "Scorer",
@@ -56,6 +57,7 @@ class RootConfig:
     runs: str = "runs"  # folder of all runs
     seed: int = 0
     cluster: Any = None  # null: work in this process
+    extend: bool = False  # allow a training begun with fewer epochs or steps to go on to the new number
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     pretrain: TrainConfig = field(default_factory=TrainConfig)

@@ -27,6 +27,14 @@ class Schedule(Enum):
     constant = "constant"
 
 
+class Recompute(Enum):
+    """What the language model computes again in the backward pass, to hold less: see vlm/train/engine.py."""
+
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
 @dataclass
 class LearningRates:
     """Peak learning rate of each part; only those of the parts that train are used."""
@@ -53,6 +61,11 @@ class TrainRuntime:
 
     rows_at_once: int = 4  # packs that one rank computes at once
     workers: int = 1  # loader processes of one rank
+    recompute: Recompute = Recompute.none  # activation checkpointing of the language model's layers
+    compile: bool = False  # torch.compile of the language model's layers
+    extend: bool = False  # go on with a run whose epochs or steps were raised; set by extend=true
+    wandb: bool = False  # report to Weights & Biases too, where it is installed
+    peak_tflops: float | None = None  # of one GPU in the forward pass's type, for MFU; null: known ones by name
     log_every: int = 10  # steps
     save_every: int = 500  # steps
     save_minutes: float | None = None  # and whenever this long has passed since the last; null: never

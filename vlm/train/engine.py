@@ -5,13 +5,16 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from vlm import ranks
+from vlm.config import Recompute
 from vlm.train.strategy import Trainee
 
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
@@ -33,6 +36,15 @@ __compatible_ops__["deepspeed_shm_comm"] = False
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 Engine = deepspeed.DeepSpeedEngine
+aten = torch.ops.aten
+PRODUCTS = [  # what selective recomputation keeps
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+]
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names for its two
 
 
@@ -47,6 +59,20 @@ def join_ranks() -> None:
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
+
+
+def lighten(language_model: nn.Module, recompute: Recompute, compiled: bool) -> None:
+    """Have the layers of the language model, never of the tower, recompute what they can, and compile them.
+
+    full keeps what goes into a layer; selective keeps the results of matrix products and attention as well and
+    recomputes what lies between them, which is little work and much memory.
+    """
+    for layer in language_model.layers:
+        forward = torch.compile(layer.forward) if compiled else layer.forward
+        if recompute is not Recompute.none:
+            context = _keep_products if recompute is Recompute.selective else noop_context_fn
+            forward = partial(checkpoint, forward, use_reentrant=False, context_fn=context)
+        layer.forward = forward
 
 
 def start_engine(
@@ -196,6 +222,10 @@ def dissolve(engine: Engine) -> None:
     engine.destroy()
     for name, full in found.items():
         weights[name].data = full
+
+
+def _keep_products() -> tuple:
+    return create_selective_checkpoint_contexts(PRODUCTS)
 
 
 def _keep_whole(engine: Engine, modules: list[nn.Module]) -> None:

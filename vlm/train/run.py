@@ -18,7 +18,7 @@ from vlm.model.export import link_folder, save_weights, stored_dtype
 from vlm.model.forward import PackedLoss
 from vlm.train import strategy
 from vlm.train.checkpoint import Checkpoints
-from vlm.train.engine import Engine, dissolve, join_ranks, shape_of, start_engine
+from vlm.train.engine import Engine, dissolve, join_ranks, lighten, shape_of, start_engine
 from vlm.train.loop import fit
 from vlm.train.report import Report
 
@@ -94,6 +94,7 @@ def _start(cfg: TrainConfig, seed: int, base: Path) -> tuple[torch.nn.Module, li
     model, trainees = strategy.choose(llava, cfg.strategy, cfg.lora, lambda: torch.manual_seed(seed))
     if ranks.first():
         print(strategy.table(model, trainees), flush=True)
+    lighten(llava.model.language_model, cfg.runtime.recompute, cfg.runtime.compile)
     packed = PackedLoss(llava).to(ranks.device())
     if cfg.deepspeed.get("zero_optimization", {}).get("stage") == 3:
         packed.trains_tower = True  # a rank without pictures runs the tower too: its layers are gathered by all ranks
