@@ -33,7 +33,14 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     )
 
 
-stage = Stage(__file__, ("01_assemble", "02_shard"), ("seed", "pretrain"), work, distributed=True)
+stage = Stage(
+    __file__,
+    ("01_assemble", "02_shard"),
+    ("seed", "pretrain"),
+    work,
+    distributed=True,
+    may_grow=("pretrain.epochs", "pretrain.steps"),
+)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

@@ -33,7 +33,14 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     )
 
 
-stage = Stage(__file__, ("03_pretrain", "02_shard"), ("seed", "finetune"), work, distributed=True)
+stage = Stage(
+    __file__,
+    ("03_pretrain", "02_shard"),
+    ("seed", "finetune"),
+    work,
+    distributed=True,
+    may_grow=("finetune.epochs", "finetune.steps"),
+)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

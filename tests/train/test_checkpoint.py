@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm.config import Strategy, TrainRuntime
+from vlm.config import Schedule, Strategy, TrainRuntime
 from vlm.errors import Unusable
 from vlm.train import checkpoint, loop
 from vlm.train.run import train
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, name, damage):
             (folder / file).write_bytes(b"0123456789" * 10)
         manifest = {f: {"bytes": 100, "sha256": checkpoint.sha256(folder / f)} for f in checkpoint.FILES}
         (folder / checkpoint.COMPLETE).write_text(json.dumps(manifest))
-    checkpoints = checkpoint.Checkpoints(tmp_path, [], "plan", TrainRuntime(keep=2))
+    checkpoints = checkpoint.Checkpoints(tmp_path, [], None, {}, TrainRuntime(keep=2))
     assert checkpoints.newest().name == "step_000004"
 
     victim = tmp_path / "step_000004" / name
@@ -104,10 +104,27 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, name, damage):
         checkpoints.newest()
 
 
-def test_a_checkpoint_of_another_plan_is_refused(run, settings, tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"samples_per_step": 2, "steps": 12}, "samples_per_step=4, not 2"),
+        ({"schedule": Schedule.linear}, "schedule=cosine, not linear"),
+        ({"steps": 8}, "is of a run of 6 steps, not 8: add extend=true"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(run, settings, tmp_path, changes, difference):
     run(settings(), tmp_path / "out")
-    with pytest.raises(Unusable, match="another plan"):
-        run(settings(samples_per_step=2, steps=12), tmp_path / "out")
+    with pytest.raises(Unusable, match=difference):
+        run(settings(**changes), tmp_path / "out")
+
+
+def test_a_run_is_extended_when_asked_to_be(run, settings, tmp_path):
+    constant = {"schedule": Schedule.constant, "warmup_ratio": 0.0}
+    unbroken = run(settings(steps=8, **constant), tmp_path / "unbroken")
+    run(settings(steps=6, **constant), tmp_path / "grown")
+    grown = run(settings(steps=8, **constant, runtime={"extend": True}), tmp_path / "grown")
+    assert metrics(grown) == metrics(unbroken)
+    assert weights_of(grown / "model") == weights_of(unbroken / "model")
 
 
 def test_only_the_newest_are_kept_and_they_hold_what_trains_alone(run, settings, tmp_path):

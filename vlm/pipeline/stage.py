@@ -44,6 +44,7 @@ class Stage:
     settings: tuple[str, ...]
     work: Work
     distributed: bool = False
+    may_grow: tuple[str, ...] = ()  # settings that extend=true lets change in work already begun
 
     @property
     def name(self) -> str:
@@ -69,11 +70,13 @@ class Stage:
         inputs = {stage: self._input(root / stage, cfg.run) for stage in self.reads}
         identity = Identity(settings_of(composed, self.settings), {stage: found.key for stage, found in inputs.items()})
 
-        if out.exists():
+        may_grow = self.may_grow if cfg.extend else ()
+        found = artifact.load(out) if out.exists() else None
+        if found and not identity.extends(found.settings, found.inputs, may_grow):
             artifact.require(out, identity)
             say(first, f"{self.name}: {out} is up to date")
             return
-        with artifact.publish(out, identity, OmegaConf.to_yaml(composed), first=first) as folder:
+        with artifact.publish(out, identity, OmegaConf.to_yaml(composed), first=first, may_grow=may_grow) as folder:
             say(first, f"{self.name}: working in {folder}")
             self.work(cfg, {stage: found.path for stage, found in inputs.items()}, folder)
         say(first, f"{self.name}: wrote {out}")

@@ -3,7 +3,7 @@
     checkpoints/step_000100/
         weights.safetensors     what trains, float32
         optimizer.safetensors   AdamW's moments, by the same names
-        progress.json           step, samples, targets, hash of the plan
+        progress.json           step, samples, targets, what may not change, hash of the samples seen
         COMPLETE                sizes and sha256 of the others, written last
 
 A checkpoint is written under another name and renamed when whole. The newest whole one is used; a damaged one is
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from vlm import ranks
 from vlm.config import TrainRuntime
+from vlm.data.plan import Plan
 from vlm.errors import Unusable
 from vlm.files import sha256, sync
 from vlm.train.engine import MOMENTS, Engine, begin_restore, end_restore, gather, link_states, restore
@@ -60,11 +61,12 @@ class Progress:
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, trainees: list[Trainee], plan: str, runtime: TrainRuntime) -> None:
-        """Save, as `runtime` says, a run whose plan has the hash `plan`."""
+    def __init__(self, folder: Path, trainees: list[Trainee], plan: Plan, recipe: dict, runtime: TrainRuntime) -> None:
+        """Save, as `runtime` says, a run of this plan; `recipe` names what may not change in mid-run."""
         self.folder = folder
         self.trainees = trainees
         self.plan = plan
+        self.recipe = recipe
         self.runtime = runtime
         self._saved = time.monotonic()
 
@@ -97,15 +99,14 @@ class Checkpoints:
     def resume(self, engine: Engine) -> Progress:
         """Put the newest whole checkpoint into the engine; return its progress, or that of a new run.
 
-        Raises Unusable if checkpoints exist but none is whole, or it belongs to another plan.
+        Raises Unusable if checkpoints exist but none is whole, or it belongs to another run.
         """
         found = self.newest()
         if found is None:
             return Progress()
         record = json.loads((found / PROGRESS).read_text())
-        if record.pop("plan") != self.plan:
-            raise Unusable(f"{found} belongs to another plan: the shards, the seed or the batch have changed")
-        progress = Progress(**record)
+        progress = Progress(**record.pop("progress"))
+        self._check_same_run(found, record, progress.step)
         weights, moments = load_file(found / WEIGHTS), load_file(found / OPTIMIZER)
         if sorted(weights) != sorted(trainee.name for trainee in self.trainees):
             raise Unusable(f"{found} holds other parameters than those that train now")
@@ -135,6 +136,26 @@ class Checkpoints:
             raise Unusable(f"no checkpoint in {self.folder} is whole ({'; '.join(damaged)}): delete it to begin anew")
         return None
 
+    def _record(self, progress: Progress) -> dict:
+        plan = self.plan.fingerprint_until(progress.step)
+        return {"progress": asdict(progress), "plan": plan, "steps": self.plan.steps, "recipe": self.recipe}
+
+    def _check_same_run(self, found: Path, record: dict, step: int) -> None:
+        """Raise Unusable, naming what differs, if the checkpoint is not one that this run may go on from."""
+        began, now = record["recipe"], self.recipe
+        changed = [f"{key}={began.get(key)}, not {now[key]}" for key in now if began.get(key) != now[key]]
+        if changed:
+            raise Unusable(f"{found} was trained with {'; '.join(changed)}: choose another run=, or set it back")
+        if record["plan"] != self.plan.fingerprint_until(step):
+            raise Unusable(
+                f"{found} saw other samples up to step {step}: its last step was a short one, or fewer follow"
+            )
+        steps = self.plan.steps
+        if record["steps"] != steps and not (self.runtime.extend and steps >= step):
+            raise Unusable(
+                f"{found} is of a run of {record['steps']} steps, not {steps}: add extend=true to go on in it"
+            )
+
     def _write(self, weights: dict, moments: dict, progress: Progress) -> Exception | None:
         """Write and rename a checkpoint, then remove old ones; return what the disk said against it."""
         path = self.folder / f"step_{progress.step:06d}"
@@ -144,7 +165,7 @@ class Checkpoints:
             waiting.mkdir(parents=True)
             save_file(weights, waiting / WEIGHTS)
             save_file(moments, waiting / OPTIMIZER)
-            (waiting / PROGRESS).write_text(json.dumps({**asdict(progress), "plan": self.plan}))
+            (waiting / PROGRESS).write_text(json.dumps(self._record(progress)))
             for name in FILES:
                 sync(waiting / name)
             manifest = {

@@ -42,12 +42,13 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
     join_ranks()
     if ranks.first():
         print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
-    model, trainees, engine = _start(cfg, seed, base)
-    checkpoints = Checkpoints(out / "checkpoints", trainees, plan.fingerprint, cfg.runtime)
-    progress = checkpoints.resume(engine)
     how = Preprocessing.load(base)
     rows = cfg.runtime.rows_at_once
     steps = Steps(shards, plan, chat, how, rank=ranks.rank(), ranks=ranks.world(), rows_at_once=rows)
+    steps.check(plan.samples(0)[:4].tolist())
+    model, trainees, engine = _start(cfg, seed, base)
+    checkpoints = Checkpoints(out / "checkpoints", trainees, plan, _recipe(cfg, seed, shards), cfg.runtime)
+    progress = checkpoints.resume(engine)
     name = out.name.removesuffix(".partial")
     with Report(out, name, plan.steps, len(shards), cfg.runtime.log_every, progress) as report:
         fit(
@@ -71,6 +72,13 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
     ranks.barrier()
     size = sum(shape_of(trainee.weight).numel() for trainee in trainees)
     return {**asdict(progress), "trainable_parameters": size, "ranks": ranks.world()}
+
+
+def _recipe(cfg: TrainConfig, seed: int, shards: Split) -> dict[str, Any]:
+    """Return what may not change while a run goes on; how long it is, is the plan's to say."""
+    names = ("samples_per_step", "schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "skip_above")
+    values = {name: getattr(cfg, name) for name in names} | {"schedule": cfg.schedule.value}
+    return {"shards": shards.fingerprint[:12], "seed": seed, **values, "betas": list(cfg.betas), "lr": asdict(cfg.lr)}
 
 
 def _plan(cfg: TrainConfig, seed: int, shards: Split) -> Plan:
