@@ -1,9 +1,13 @@
 import json
+import os
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from vlm.config import Schedule, Strategy, TrainRuntime
 from vlm.errors import Unusable
@@ -11,6 +15,8 @@ from vlm.train import checkpoint, loop
 from vlm.train.run import train
 
 from .conftest import weights_of
+
+ALONE = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE", "LOCAL_RANK"}}
 
 
 class Killed(BaseException):
@@ -189,6 +195,39 @@ def test_a_damaged_newer_checkpoint_does_not_push_out_a_whole_one(run, settings,
         ["step_000003", "step_000005"],
         ["step_000003", "step_000006"],
     ]
+
+
+EVERYWHERE = [[1, None], [2, None], [2, "weights.safetensors"], [3, None], [3, "optimizer.safetensors"]]
+EVERYWHERE += [[4, None], [4, "progress.json"], [5, None], [5, "COMPLETE"], [6, None], [6, "weights.safetensors"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(  # every pair of epoch, workers, packing, adapters with dropout, accumulation, ranks, ZeRO
+    ("ranks", "zero", "strategy", "changes", "runtime"),
+    [
+        (1, 0, Strategy.lora, {"samples_per_step": 8}, {"workers": 2, "rows_at_once": 4}),
+        (1, 1, Strategy.freeze_vision, {"packing": False}, {}),
+        (2, 2, Strategy.lora, {"packing": False, "samples_per_step": 8}, {}),
+        (2, 0, Strategy.freeze_vision, {}, {"workers": 2}),
+        (2, 1, Strategy.lora, {"samples_per_step": 8}, {"rows_at_once": 4}),
+    ],
+    ids=["one rank, 0", "one rank, 1", "two ranks, 2", "two ranks, 0", "two ranks, 1"],
+)
+def test_a_run_killed_at_every_step_and_in_every_file_ends_like_an_unbroken_one(
+    settings, tiny_model, tiny_shards, tmp_path, ranks, zero, strategy, changes, runtime
+):
+    """8 samples a step of 24: two epochs; one row at once: accumulation."""
+    cfg = settings(strategy, zero, **changes, runtime={"save_every": 1} | runtime)
+    (tmp_path / "settings.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    given = [str(tmp_path / "settings.yaml"), str(tiny_model), str(tiny_shards / "finetune")]
+    script = str(Path(__file__).with_name("lives.py"))
+    for out, kills in (("unbroken", []), ("killed", EVERYWHERE)):
+        command = [sys.executable, script, *given, str(tmp_path / out), str(ranks), json.dumps(kills)]
+        done = subprocess.run(command, capture_output=True, text=True, env=ALONE)
+        assert done.returncode == 0, done.stderr[-3000:]
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    assert metrics(killed) == metrics(unbroken)
+    assert weights_of(killed / "model") == weights_of(unbroken / "model")
 
 
 def test_zero_stage_may_change_in_mid_run(run, settings, tmp_path):

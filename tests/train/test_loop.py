@@ -143,6 +143,7 @@ def test_a_step_whose_loss_is_no_number_or_a_spike_is_skipped_and_counted(
     if bad != 50:
         assert losses(out)[2] is None
 
+    assert (out / "loss.png").is_file()
     done = json.loads((out / "checkpoints/step_000006/progress.json").read_text())["progress"]
     assert (done["step"], done["skipped"], done["skipped_in_a_row"]) == (6, 1, 0)
 

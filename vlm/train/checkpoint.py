@@ -40,16 +40,18 @@ class Progress:
     samples: int = 0
     tokens: int = 0  # without padding
     targets: int = 0  # supervised tokens
+    images: int = 0
     skipped: int = 0  # steps without an update
     skipped_in_a_row: int = 0  # up to now
     usual_loss: float = 0.0  # running mean over the updates, nats for each target; 0 before the first
 
-    def count(self, samples: int, tokens: int, targets: int, loss: float | None) -> None:
+    def count(self, samples: int, tokens: int, targets: int, images: int, loss: float | None) -> None:
         """Count a step; `loss` is None if it was skipped."""
         self.step += 1
         self.samples += samples
         self.tokens += tokens
         self.targets += targets
+        self.images += images
         if loss is None:
             self.skipped += 1
             self.skipped_in_a_row += 1

@@ -62,7 +62,8 @@ def fit(
             step = take_step(engine, micro_batches, targets, how, limit)
 
             samples = plan.samples(progress.step)
-            progress.count(len(samples), int(plan.tokens[samples].sum()), targets, step.loss if step.updated else None)
+            tokens, images = (int(counts[samples].sum()) for counts in (plan.tokens, plan.images))
+            progress.count(len(samples), tokens, targets, images, step.loss if step.updated else None)
             report.step(progress, step.loss, step.grad_norm, rates, step.slots)
             watchdog.beat()
             if progress.skipped_in_a_row >= max_skipped:

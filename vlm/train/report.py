@@ -1,5 +1,6 @@
 """What a training says of itself: a progress bar, metrics.jsonl, TensorBoard."""
 
+import hashlib
 import json
 import math
 import resource
@@ -13,7 +14,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from vlm import ranks
+from vlm.config import TrainRuntime
 from vlm.train.checkpoint import Progress
+from vlm.train.curve import draw_loss
+from vlm.train.flops import Cost, peak_flops
 
 METRICS = "metrics.jsonl"
 
@@ -21,9 +25,25 @@ METRICS = "metrics.jsonl"
 class Report:
     """Writes on the first rank; silent on the others."""
 
-    def __init__(self, folder: Path, name: str, steps: int, epoch: int, log_every: int, resumed: Progress) -> None:
-        """Go on after `resumed`, with `epoch` samples an epoch: what was written of later steps is dropped, since they are done again."""
-        self._log_every = log_every
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        steps: int,
+        epoch: int,
+        runtime: TrainRuntime,
+        resumed: Progress,
+        cost: Cost,
+    ) -> None:
+        """Go on after `resumed`, with `epoch` samples an epoch and arithmetic of `cost`.
+
+        What was written of later steps is dropped, since they are done again.
+        """
+        self._log_every = runtime.log_every
+        self._cost = cost
+        self._peak = peak_flops(ranks.device(), runtime.peak_tflops)
+        self._targets = resumed.targets
+        self._images = resumed.images
         self._first = ranks.first()
         self._since = time.monotonic()
         self._tokens = resumed.tokens
@@ -34,6 +54,7 @@ class Report:
         self._epoch = epoch
         if not self._first:
             return
+        self._wandb = start_wandb(folder, name) if runtime.wandb else None
         self._path = folder / METRICS
         kept = [line for line in _lines(self._path) if json.loads(line)["step"] <= resumed.step]
         self._path.write_text("".join(line + "\n" for line in kept))
@@ -74,13 +95,33 @@ class Report:
             "samples_per_second": (progress.samples - self._samples) / seconds,
             "seconds_per_step": seconds / max(1, progress.step - self._steps),
             "data_wait_share": self._waited / seconds,
+            **self._arithmetic(progress, seconds),
         }
         with self._path.open("a") as file:
             file.write(json.dumps({"step": progress.step, **measured}) + "\n")
         for key, value in ((key, value) for key, value in measured.items() if value is not None):
             self._board.add_scalar(key, value, progress.step)
         self._since, self._waited, self._slots = time.monotonic(), 0.0, 0
+        if self._wandb:
+            self._wandb.log(measured, step=progress.step)
         self._tokens, self._samples, self._steps = progress.tokens, progress.samples, progress.step
+        self._targets, self._images = progress.targets, progress.images
+
+    def _arithmetic(self, progress: Progress, seconds: float) -> dict[str, float]:
+        """Return operations a second on all ranks, and MFU (vlm/train/flops.py) where the peak is known."""
+        done = self._cost.of_step(
+            progress.tokens - self._tokens, progress.targets - self._targets, progress.images - self._images
+        )
+        rate = done / seconds
+        return {"tflops": rate / 1e12} | ({"mfu": rate / (self._peak * ranks.world())} if self._peak else {})
+
+    def draw(self) -> None:
+        """Draw loss.png of all that was written."""
+        if self._first:
+            rows = [json.loads(line) for line in _lines(self._path)]
+            points = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
+            if points:
+                draw_loss(self._path.with_name("loss.png"), *map(list, zip(*points, strict=True)))
 
     def __enter__(self) -> "Report":
         return self
@@ -89,6 +130,16 @@ class Report:
         if self._first:
             self._bar.close()
             self._board.close()
+            if self._wandb:
+                self._wandb.finish()
+
+
+def start_wandb(folder: Path, name: str) -> object:
+    """Begin or go on with the Weights & Biases run of a training."""
+    import wandb  # optional; `train` has seen that it is there
+
+    run = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    return wandb.init(project="vlm", name=f"{folder.parent.name}/{name}", id=run, resume="allow", dir=folder)
 
 
 def memory_peak() -> int:

@@ -1,6 +1,7 @@
 """One training from its settings to a model folder: stages 03 and 04."""
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from vlm.data.index import Split
 from vlm.data.loader import Steps, check_split, load_steps
 from vlm.data.pixels import Preprocessing
 from vlm.data.plan import Plan, make_plan
+from vlm.errors import Unusable
 from vlm.model.export import link_folder, save_weights, stored_dtype
 from vlm.model.forward import PackedLoss
 from vlm.train import strategy
 from vlm.train.checkpoint import Checkpoints
 from vlm.train.engine import Engine, dissolve, join_ranks, lighten, shape_of, start_engine
+from vlm.train.flops import Cost
 from vlm.train.loop import fit
 from vlm.train.report import Report
 
@@ -36,6 +39,8 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
     Goes on from the newest checkpoint in `out`. Returns the headline figures. Raises Unusable, before the model is
     loaded, if shards and model do not belong together.
     """
+    if cfg.runtime.wandb and find_spec("wandb") is None:
+        raise Unusable("runtime.wandb=true, but wandb is not installed: pip install wandb, or set it to false")
     chat = Chat.of_model(base)
     shards = check_split(split, chat.image_tokens)
     plan = _plan(cfg, seed, shards)
@@ -50,7 +55,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
     checkpoints = Checkpoints(out / "checkpoints", trainees, plan, _recipe(cfg, seed, shards), cfg.runtime)
     progress = checkpoints.resume(engine)
     name = out.name.removesuffix(".partial")
-    with Report(out, name, plan.steps, len(shards), cfg.runtime.log_every, progress) as report:
+    with Report(out, name, plan.steps, len(shards), cfg.runtime, progress, Cost.of(model, chat.image_tokens)) as report:
         fit(
             engine,
             load_steps(steps, progress.step, cfg.runtime.workers),
@@ -66,6 +71,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path) ->
             max_skipped=cfg.runtime.max_skipped,
             watchdog_minutes=cfg.runtime.watchdog_minutes,
         )
+        report.draw()
     dissolve(engine)
     if ranks.first():
         _export(model, cfg.strategy, base, out)
