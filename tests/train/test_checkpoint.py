@@ -202,7 +202,7 @@ EVERYWHERE += [[4, None], [4, "progress.json"], [5, None], [5, "COMPLETE"], [6, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(  # every pair of epoch, workers, packing, adapters with dropout, accumulation, ranks, ZeRO
+@pytest.mark.parametrize(  # every value of workers, packing, dropout, accumulation, ranks and ZeRO; not every pair
     ("ranks", "zero", "strategy", "changes", "runtime"),
     [
         (1, 0, Strategy.lora, {"samples_per_step": 8}, {"workers": 2, "rows_at_once": 4}),
@@ -216,7 +216,7 @@ EVERYWHERE += [[4, None], [4, "progress.json"], [5, None], [5, "COMPLETE"], [6, 
 def test_a_run_killed_at_every_step_and_in_every_file_ends_like_an_unbroken_one(
     settings, tiny_model, tiny_shards, tmp_path, ranks, zero, strategy, changes, runtime
 ):
-    """8 samples a step of 24: two epochs; one row at once: accumulation."""
+    """With 8 samples a step of 24 the run has two epochs; with one row at once it accumulates."""
     cfg = settings(strategy, zero, **changes, runtime={"save_every": 1} | runtime)
     (tmp_path / "settings.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
     given = [str(tmp_path / "settings.yaml"), str(tiny_model), str(tiny_shards / "finetune")]
