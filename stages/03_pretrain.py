@@ -47,7 +47,15 @@ def estimate(cfg: RootConfig, inputs: Mapping[str, Path], ranks: int) -> dict[st
     )  # fmt: skip
 
 
-stage = Stage(__file__, ("01_assemble", "02_shard"), ("seed", "pretrain"), work, distributed=True, estimate=estimate)
+stage = Stage(
+    __file__,
+    ("01_assemble", "02_shard"),
+    ("seed", "pretrain"),
+    work,
+    distributed=True,
+    estimate=estimate,
+    may_grow=("pretrain.epochs", "pretrain.steps"),
+)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

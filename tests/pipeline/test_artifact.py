@@ -70,6 +70,18 @@ def test_work_that_failed_before_it_wrote_anything_does_not_bind_the_settings(tm
     assert artifact.load(tmp_path / "01_y").key == OTHER.key
 
 
+def test_work_goes_on_with_a_setting_that_may_grow_and_no_other(tmp_path):
+    path, longer = tmp_path / "01_y", Identity({"lr": 1.0, "steps": 9}, {"00_x": "abc"})
+    make(path)
+    with artifact.publish(path, longer, "a: 1", first=True, may_grow=("steps",)) as folder:
+        assert (folder / "content").read_text() == "whole"
+        assert not path.exists()
+    artifact.require(path, longer)
+    other = Identity({"lr": 2.0, "steps": 9}, {"00_x": "abc"})
+    assert not other.extends(longer.settings, longer.inputs, ("steps",))
+    assert not Identity(longer.settings, {"00_x": "new"}).extends(longer.settings, longer.inputs, ("steps",))
+
+
 def test_two_processes_cannot_work_on_one_artifact(tmp_path):
     with artifact.publish(tmp_path / "01_y", ONE, "", first=True):
         other = elsewhere(tmp_path / "01_y", "")

@@ -56,6 +56,25 @@ def test_a_changed_setting_is_refused_by_name_in_one_line(composed):
     assert "\n" not in refused.value.code
 
 
+def test_only_when_asked_a_whole_artifact_is_gone_on_with_and_only_where_it_may_grow(composed, tmp_path):
+    found = []
+    stage = Stage(
+        "stages/01_y.py",
+        (),
+        ("seed", "finetune"),
+        lambda cfg, inputs, out: found.append(len(list(out.glob("step"))) or (out / "step").write_text("")),
+        may_grow=("finetune.epochs",),
+    )
+    stage.run(composed("finetune.epochs=1"))
+    for refused in (["finetune.epochs=2"], ["finetune.epochs=2", "seed=7", "extend=true"]):
+        with pytest.raises(SystemExit, match="epochs=1.0, not 2.0|seed=0, not 7"):
+            stage.run(composed(*refused))
+    stage.run(composed("finetune.epochs=2", "extend=true"))
+    assert found == [0, 1]
+    stage.run(composed("finetune.epochs=2"))
+    assert found == [0, 1] and not (tmp_path / "r/01_y.partial").exists()
+
+
 def test_a_missing_input_names_the_stage_to_run(composed):
     stage = stage_that(lambda cfg, inputs, out: None, reads=("00_x",))
     with pytest.raises(SystemExit) as missing:

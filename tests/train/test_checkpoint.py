@@ -1,17 +1,24 @@
 import json
+import os
+import resource
 import shutil
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from vlm.config import Strategy
+from vlm.config import Schedule, Strategy, TrainRuntime
 from vlm.errors import Unusable
 from vlm.train import checkpoint, loop
 from vlm.train.run import train
 
 from .conftest import weights_of
+
+ALONE = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE", "LOCAL_RANK"}}
 
 
 class Killed(BaseException):
@@ -91,7 +98,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, name, damage):
             (folder / file).write_bytes(b"0123456789" * 10)
         manifest = {f: {"bytes": 100, "sha256": checkpoint.sha256(folder / f)} for f in checkpoint.FILES}
         (folder / checkpoint.COMPLETE).write_text(json.dumps(manifest))
-    checkpoints = checkpoint.Checkpoints(tmp_path, [], "plan", keep=2, base="base")
+    checkpoints = checkpoint.Checkpoints(tmp_path, [], None, {}, TrainRuntime(keep=2))
     assert checkpoints.newest().name == "step_000004"
 
     victim = tmp_path / "step_000004" / name
@@ -107,10 +114,27 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, name, damage):
         checkpoints.newest()
 
 
-def test_a_checkpoint_of_another_plan_is_refused(run, settings, tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"samples_per_step": 2, "steps": 12}, "samples_per_step=4, not 2"),
+        ({"schedule": Schedule.linear}, "schedule=cosine, not linear"),
+        ({"steps": 8}, "is of a run of 6 steps, not 8: add extend=true"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(run, settings, tmp_path, changes, difference):
     run(settings(), tmp_path / "out")
-    with pytest.raises(Unusable, match="another plan"):
-        run(settings(samples_per_step=2, steps=12), tmp_path / "out")
+    with pytest.raises(Unusable, match=difference):
+        run(settings(**changes), tmp_path / "out")
+
+
+def test_a_run_is_extended_when_asked_to_be(run, settings, tmp_path):
+    constant = {"schedule": Schedule.constant, "warmup_ratio": 0.0}
+    unbroken = run(settings(steps=8, **constant), tmp_path / "unbroken")
+    run(settings(steps=6, **constant), tmp_path / "grown")
+    grown = run(settings(steps=8, **constant, runtime={"extend": True}), tmp_path / "grown")
+    assert metrics(grown) == metrics(unbroken)
+    assert weights_of(grown / "model") == weights_of(unbroken / "model")
 
 
 def test_a_checkpoint_on_another_base_is_refused(run, settings, tiny_model, tiny_shards, tmp_path):
@@ -120,7 +144,7 @@ def test_a_checkpoint_on_another_base_is_refused(run, settings, tiny_model, tiny
     weights = load_file(other / "model-vision_tower-00001.safetensors")
     next(iter(weights.values())).view(-1)[0] += 1
     save_file(weights, other / "model-vision_tower-00001.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Unusable, match="trained on another base model"):
+    with pytest.raises(Unusable, match="was trained with base="):
         train(settings(), 0, base=other, split=tiny_shards / "finetune", out=out)
 
 
@@ -139,6 +163,94 @@ def test_only_the_newest_are_kept_and_they_hold_what_trains_alone(run, settings,
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["step_000004", "step_000006"]
     names = load_file(out / "checkpoints/step_000006/weights.safetensors")
     assert names and all("multi_modal_projector" in name for name in names)
+
+
+def test_a_full_disk_while_saving_leaves_the_last_checkpoint(run, settings, tmp_path, monkeypatch):
+    unbroken = run(settings(), tmp_path / "unbroken")
+    save_file, saved = checkpoint.save_file, []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_a_disk_that_fills(tensors, path):
+        saved.append(path)
+        if len(saved) == 4:  # the moments of the second checkpoint
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", on_a_disk_that_fills)
+    try:
+        with pytest.raises(Unusable, match="cannot save step 4 .*free some space; the checkpoint before it stands"):
+            run(settings(), tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / "full/checkpoints").iterdir()] == ["step_000002"]
+    assert weights_of(run(settings(), tmp_path / "full") / "model") == weights_of(unbroken / "model")
+
+
+def test_checkpoints_are_saved_by_the_clock_too_and_every_so_many_steps_kept(run, settings, tmp_path, monkeypatch):
+    cfg = settings(runtime={"save_every": 100, "save_minutes": 0.0, "keep": 1, "keep_every": 2})
+    out = run(cfg, tmp_path / "out")
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())] == [
+        "step_000002",
+        "step_000004",
+        "step_000006",
+    ]
+
+
+def test_a_damaged_newer_checkpoint_does_not_push_out_a_whole_one(run, settings, tmp_path):
+    cfg = settings(runtime={"keep": 1, "save_every": 1, "keep_every": 3})
+    out = run(cfg, tmp_path / "out")
+    victim = out / "checkpoints/step_000006" / checkpoint.WEIGHTS
+    victim.write_bytes(victim.read_bytes()[:-1])
+    seen = []
+
+    class Spy(checkpoint.Checkpoints):
+        def _prune(self, newest):
+            super()._prune(newest)
+            seen.append(sorted(path.name for path in self.folder.iterdir()))
+
+    from vlm.train import run as training
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Checkpoints", Spy)
+        run(cfg, out)
+    assert seen == [
+        ["step_000003", "step_000004"],
+        ["step_000003", "step_000005"],
+        ["step_000003", "step_000006"],
+    ]
+
+
+EVERYWHERE = [[1, None], [2, None], [2, "weights.safetensors"], [3, None], [3, "optimizer.safetensors"]]
+EVERYWHERE += [[4, None], [4, "progress.json"], [5, None], [5, "COMPLETE"], [6, None], [6, "weights.safetensors"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(  # every value of workers, packing, dropout, accumulation, ranks and ZeRO; not every pair
+    ("ranks", "zero", "strategy", "changes", "runtime"),
+    [
+        (1, 0, Strategy.lora, {"samples_per_step": 8}, {"workers": 2, "rows_at_once": 4}),
+        (1, 1, Strategy.freeze_vision, {"packing": False}, {}),
+        (2, 2, Strategy.lora, {"packing": False, "samples_per_step": 8}, {}),
+        (2, 0, Strategy.freeze_vision, {}, {"workers": 2}),
+        (2, 1, Strategy.lora, {"samples_per_step": 8}, {"rows_at_once": 4}),
+    ],
+    ids=["one rank, 0", "one rank, 1", "two ranks, 2", "two ranks, 0", "two ranks, 1"],
+)
+def test_a_run_killed_at_every_step_and_in_every_file_ends_like_an_unbroken_one(
+    settings, tiny_model, tiny_shards, tmp_path, ranks, zero, strategy, changes, runtime
+):
+    """With 8 samples a step of 24 the run has two epochs; with one row at once it accumulates."""
+    cfg = settings(strategy, zero, **changes, runtime={"save_every": 1} | runtime)
+    (tmp_path / "settings.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+    given = [str(tmp_path / "settings.yaml"), str(tiny_model), str(tiny_shards / "finetune")]
+    script = str(Path(__file__).with_name("lives.py"))
+    for out, kills in (("unbroken", []), ("killed", EVERYWHERE)):
+        command = [sys.executable, script, *given, str(tmp_path / out), str(ranks), json.dumps(kills)]
+        done = subprocess.run(command, capture_output=True, text=True, env=ALONE)
+        assert done.returncode == 0, done.stderr[-3000:]
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    assert metrics(killed) == metrics(unbroken)
+    assert weights_of(killed / "model") == weights_of(unbroken / "model")
 
 
 def test_zero_stage_may_change_in_mid_run(run, settings, tmp_path):

@@ -2,7 +2,16 @@ import pytest
 import torch
 from torch import nn
 
-from vlm.train.engine import begin_restore, gather, gradient_norm, join_ranks, link_states, restore, start_engine
+from vlm.train.engine import (
+    begin_restore,
+    end_restore,
+    gather,
+    gradient_norm,
+    join_ranks,
+    link_states,
+    restore,
+    start_engine,
+)
 from vlm.train.strategy import Trainee
 
 
@@ -10,13 +19,14 @@ from vlm.train.strategy import Trainee
 def engine_of():
     """Return a function that starts an engine on a small model with two parameter groups, under a ZeRO stage."""
 
-    def start(zero: int):
+    def start(zero: int | str):
         join_ranks()
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
         trainees = [Trainee(name, "language_model", weight) for name, weight in model.named_parameters()]
         groups = [{"params": [t.weight for t in trainees if t.decays is decays], "lr": 0.1} for decays in (True, False)]
-        extra = {"zero_optimization": {"stage": zero}}
+        offload = {"offload_param": {"device": "cpu"}, "offload_optimizer": {"device": "cpu"}}
+        extra = {"zero_optimization": {"stage": 3, **offload} if zero == "3 + offload" else {"stage": zero}}
         engine = start_engine(model, groups, betas=(0.9, 0.99), max_grad_norm=0.5, bfloat16=False, extra=extra)
         return engine, trainees
 
@@ -36,7 +46,7 @@ def states(engine, trainees) -> list[torch.Tensor]:
     return [tensor for trainee in trainees for tensor in gather(engine, trainee).values()]
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3, "3 + offload"])
 def test_what_is_gathered_and_restored_goes_on_bit_for_bit(engine_of, zero):
     engine, trainees = engine_of(zero)
     step(engine)
@@ -51,6 +61,7 @@ def test_what_is_gathered_and_restored_goes_on_bit_for_bit(engine_of, zero):
     with torch.no_grad():
         for trainee, full in zip(others, saved, strict=True):
             restore(other, trainee, full)
+        end_restore(other)
     step(other)
     for one, same in zip(states(engine, trainees), states(other, others), strict=True):
         assert torch.equal(one, same)

@@ -54,7 +54,12 @@ def test_llava_1_5_has_its_published_steps_and_parameters(tmp_path):
     )  # fmt: skip
     assert (first.workload.steps, second.workload.steps) == (2_181, 5_198)
     assert first.trainable == {"projector": 20_979_712}
-    assert second.parameters == {"vision_tower": 303_507_456, "projector": 20_979_712, "language_model": 6_738_415_616}
+    assert second.parameters == {
+        "vision_tower": 303_507_456,
+        "projector": 20_979_712,
+        "language_model": 6_476_271_616,
+        "embeddings": 262_144_000,
+    }
 
 
 def index(folder, rows: int) -> None:

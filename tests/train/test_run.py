@@ -85,12 +85,21 @@ def test_shards_of_another_tower_are_refused(settings, tiny_model, tiny_shards, 
     refused(settings, tiny_model, other, tmp_path, monkeypatch, "sharded for 9 tokens a picture, the model has 4")
 
 
-def test_shards_of_another_tokenizer_stop_the_first_step(settings, tiny_model, tiny_shards, tmp_path):
+def test_shards_of_another_tokenizer_are_refused(settings, tiny_model, tiny_shards, tmp_path, monkeypatch):
     other = tmp_path / "finetune"
     shutil.copytree(tiny_shards / "finetune", other)
     rows = np.load(other / "index.npy")
     rows["tokens"] += 1
     np.save(other / "index.npy", rows)
-    (tmp_path / "out").mkdir()
-    with pytest.raises(Unusable, match="^sample .* another tokenizer$"):
-        train(settings(runtime={"workers": 2}), 0, base=tiny_model, split=other, out=tmp_path / "out")
+    refused(settings, tiny_model, other, tmp_path, monkeypatch, "^sample .* another tokenizer$")
+
+
+def test_a_missing_shard_or_the_index_of_other_shards_is_refused(
+    settings, tiny_model, tiny_shards, tmp_path, monkeypatch
+):
+    other = tmp_path / "finetune"
+    shutil.copytree(tiny_shards / "finetune", other)
+    np.save(other / "index.npy", np.load(other / "index.npy")[:-1])
+    refused(settings, tiny_model, other, tmp_path, monkeypatch, "an index of 23 samples, not 24: shard again")
+    (other / "000001.tar").unlink()
+    refused(settings, tiny_model, other, tmp_path, monkeypatch, r"lacks 000001.tar \(1 missing\)")

@@ -33,6 +33,7 @@ from vlm.config.train import (
     LearningRates,
     LoraConfig,
     Parts,
+    Recompute,
     Schedule,
     Strategy,
     TrainConfig,
@@ -65,6 +66,7 @@ __all__ = [
     "PREFLIGHT_MODES",
     "Parts",
     "ProjectorKind",
+    "Recompute",
     "RootConfig",
     "Schedule",
     "Scorer",
@@ -99,6 +101,7 @@ class RootConfig:
     seed: int = 0
     cluster: Any = None  # null: work in this process
     preflight: Any = False  # true: only estimate; sweep: compare settings; warn: go on where an estimate does not fit
+    extend: bool = False  # allow a training begun with fewer epochs or steps to go on to the new number
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     instruct: InstructConfig = field(default_factory=InstructConfig)  # conf/02a_instruct.yaml

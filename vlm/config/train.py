@@ -32,6 +32,14 @@ class Schedule(Enum):
     constant = "constant"
 
 
+class Recompute(Enum):
+    """What the language model computes again in the backward pass, to hold less: see vlm/train/engine.py."""
+
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
 @dataclass
 class LearningRates:
     """Peak learning rate of each part; only those of the parts that train are used, and each of these has one."""
@@ -124,9 +132,18 @@ class TrainRuntime:
 
     rows_at_once: int = 4  # packs that one rank computes at once
     workers: int = 1  # loader processes of one rank
+    recompute: Recompute = Recompute.none  # activation checkpointing of the language model's layers
+    compile: bool = False  # torch.compile of the language model's layers
+    extend: bool = False  # go on with a run whose epochs or steps were raised; set by extend=true
+    wandb: bool = False  # report to Weights & Biases too, where it is installed
+    peak_tflops: float | None = None  # of one GPU in the forward pass's type, for MFU; null: known ones by name
     log_every: int = 10  # steps
     save_every: int = 500  # steps
-    keep: int = 2  # checkpoints
+    save_minutes: float | None = None  # and whenever this long has passed since the last; null: never
+    keep: int = 2  # newest checkpoints
+    keep_every: int | None = None  # and those of every so many steps; null: none
+    max_skipped: int = 10  # steps skipped in a row, for a loss or gradient that is no number, that end the run
+    watchdog_minutes: float | None = 60  # without a step that end the run with status 75; null: wait for ever
 
 
 @dataclass
@@ -147,6 +164,7 @@ class TrainConfig:
     weight_decay: float = 0.0  # never on norms and biases
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     max_grad_norm: float = 1.0
+    skip_above: float | None = None  # skip a step whose loss is over this many times the usual one; null: never
     dtype: Dtype | None = None  # of the forward pass; null: bfloat16 on a GPU, float32 on a CPU
     lora: LoraConfig = field(default_factory=LoraConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own keys, handed over as they are
@@ -158,6 +176,10 @@ class TrainConfig:
             raise Unusable("samples_per_step and pack_tokens are at least 1")
         if len(self.betas) != 2:
             raise Unusable(f"betas={self.betas} are not two numbers")
+        if self.skip_above is not None and self.skip_above <= 1:
+            raise Unusable(f"skip_above={self.skip_above} would skip steps like any other: take more than 1, or null")
+        if min(self.runtime.save_every, self.runtime.keep, self.runtime.max_skipped) < 1:
+            raise Unusable("runtime.save_every, keep and max_skipped are at least 1")
         if not 0 <= self.warmup_ratio < 1:
             raise Unusable(f"warmup_ratio={self.warmup_ratio} is not in [0, 1)")
         if isinstance(self.strategy, Strategy):

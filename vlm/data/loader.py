@@ -63,6 +63,14 @@ class Steps(Dataset):
         except Unusable as problem:
             return problem  # raised in a worker process it would lose its one line
 
+    def check(self, numbers: list[int]) -> None:
+        """Read some samples as training will.
+
+        Raises Unusable if they are damaged, or were sharded with another tokenizer.
+        """
+        for number in numbers:
+            self._sample(number)
+
     def _batch(self, packs: list[list[int]]) -> Batch:
         rows = [[self._sample(number) for number in pack] for pack in packs]
         length = max(1, *(sum(len(ids) for ids, _, _ in row) for row in rows))
@@ -131,9 +139,14 @@ def _begin_worker(number: int) -> None:
 def check_split(folder: Path, image_tokens: int) -> Split:
     """Open a split that is to be trained on.
 
-    Raises Unusable if it was sharded for a tower with another number of tokens for a picture.
+    Raises Unusable if a shard is missing, the index is another split's, or it was sharded for a tower with another number of tokens for a picture.
     """
     split = Split(folder)
+    missing = [shard["name"] for shard in split.manifest["shards"] if not (folder / shard["name"]).is_file()]
+    if missing:
+        raise Unusable(f"{folder} lacks {missing[0]} ({len(missing)} missing): copy it there, or shard again")
+    if len(split) != split.manifest["samples"]:
+        raise Unusable(f"{folder} has an index of {len(split)} samples, not {split.manifest['samples']}: shard again")
     if split.manifest["image_tokens"] != image_tokens:
         raise Unusable(
             f"{folder} was sharded for {split.manifest['image_tokens']} tokens a picture, the model has {image_tokens}"

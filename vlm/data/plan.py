@@ -38,7 +38,11 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """Hash of the samples of every step."""
-        digest = hashlib.sha256(self.order.astype("<i8").tobytes())
+        return self.fingerprint_until(self.steps)
+
+    def fingerprint_until(self, step: int) -> str:
+        """Hash of the samples of the first `step` steps, which longer plans share."""
+        digest = hashlib.sha256(self.order[: step * self.samples_per_step].astype("<i8").tobytes())
         digest.update(str(self.samples_per_step).encode())
         return digest.hexdigest()
 

@@ -105,7 +105,7 @@ def _nats(lm_head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     """Return the summed cross-entropy of T hidden states (T, D) against T targets, in float32, chunk by chunk."""
     total = hidden.new_zeros((), dtype=torch.float32)
     if not len(targets):
-        return total + hidden.sum() * 0
+        return total + lm_head(hidden).sum() * 0  # no logits, but lm_head has a gradient on every rank
     for part, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
         total = total + cross_entropy(lm_head(part).float(), wanted, reduction="sum")
     return total

@@ -50,6 +50,11 @@ class Identity:
         canonical = json.dumps({"settings": self.settings, "inputs": self.inputs}, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
+    def extends(self, settings: Mapping[str, Any], inputs: Mapping[str, str], may_grow: tuple[str, ...]) -> bool:
+        """Say whether another artifact differs from this one, and only in settings named in `may_grow`."""
+        changed = {name for name in {*self.settings, *settings} if settings.get(name) != self.settings.get(name)}
+        return bool(changed) and changed <= {*may_grow} and inputs == self.inputs
+
     def difference(self, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
         """Say in a few words how another artifact's settings and inputs differ from these."""
         names = sorted({*self.settings, *settings})
@@ -90,11 +95,13 @@ def require(path: Path, identity: Identity) -> None:
 
 
 @contextmanager
-def publish(path: Path, identity: Identity, config: str, *, first: bool) -> Iterator[Path]:
+def publish(
+    path: Path, identity: Identity, config: str, *, first: bool, may_grow: tuple[str, ...] = ()
+) -> Iterator[Path]:
     """Yield the folder to work in; give it its real name if the body succeeds.
 
     Re-entering with the same key goes on in the folder that an interrupted run left; with another key it
-    raises Unusable. Every rank may enter, if the body holds a rendezvous and ends with a barrier; only the
+    raises Unusable, unless only settings named in `may_grow` differ. Every rank may enter, if the body holds a rendezvous and ends with a barrier; only the
     first one claims and publishes. The lock is the kernel's, so it never outlives its process.
     """
     partial = path.with_name(path.name + ".partial")
@@ -103,9 +110,11 @@ def publish(path: Path, identity: Identity, config: str, *, first: bool) -> Iter
         yield partial
         return
     with _locked(path.parent / f".{path.name}.lock"):
+        if path.exists() and may_grow:
+            _reopen(path, partial)
         if path.exists():  # another process finished it while this one waited to begin
             raise Unusable(f"{path} was just written by another process: run it again")
-        started = _claim(partial, identity)
+        started = _claim(partial, identity, may_grow)
         (partial / "config.yaml").write_text(config)
         yield partial
         _write_record(partial, identity, started)
@@ -133,14 +142,24 @@ def _locked(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _claim(partial: Path, identity: Identity) -> str:
+def _reopen(path: Path, partial: Path) -> None:
+    """Make a whole artifact a partial one, with the claim it had."""
+    found = load(path)
+    record = {"settings": found.settings, "inputs": found.inputs, "started": now()}
+    write_whole(path / CLAIM, json.dumps(record).encode())
+    path.rename(partial)  # in place of the empty folder
+    (partial / RECORD).unlink()
+
+
+def _claim(partial: Path, identity: Identity, may_grow: tuple[str, ...]) -> str:
     """Mark an empty partial folder as this identity's, or check the mark; return when the work began."""
     claim = partial / CLAIM
     if claim.is_file():
         found = json.loads(claim.read_text())
         if Identity(found["settings"], found["inputs"]).key == identity.key:
             return found["started"]
-        if any(file.name != "config.yaml" for file in _files(partial)):  # else nothing was done yet
+        extends = identity.extends(found["settings"], found["inputs"], may_grow)
+        if not extends and any(file.name != "config.yaml" for file in _files(partial)):  # else nothing was done yet
             differs = identity.difference(found["settings"], found["inputs"])
             raise Unusable(f"{partial} was begun with {differs}: choose another run=, or delete it")
     started = now()

@@ -50,6 +50,7 @@ class Stage:
     work: Work
     distributed: bool = False
     estimate: Estimate | None = None  # (cfg, inputs that are there, ranks) -> the figures of pipeline/preflight.py
+    may_grow: tuple[str, ...] = ()  # settings that extend=true lets change in work already begun
 
     @property
     def name(self) -> str:
@@ -84,11 +85,13 @@ class Stage:
             sweep.share(base, out, identity.key)
             _jobs.append(out)
 
-        if out.exists():
+        may_grow = self.may_grow if cfg.extend else ()
+        found = artifact.load(out) if out.exists() else None
+        if found and not identity.extends(found.settings, found.inputs, may_grow):
             artifact.require(out, identity)
             say(first, f"{self.name}: {out} is up to date")
             return
-        with artifact.publish(out, identity, OmegaConf.to_yaml(composed), first=first) as folder:
+        with artifact.publish(out, identity, OmegaConf.to_yaml(composed), first=first, may_grow=may_grow) as folder:
             say(first, f"{self.name}: working in {folder}")
             self.work(cfg, {stage: found.path for stage, found in inputs.items()}, folder)
         say(first, f"{self.name}: wrote {out}")

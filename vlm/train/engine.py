@@ -1,14 +1,20 @@
 """The DeepSpeed engine: many ranks, ZeRO, mixed precision. One process is a world of one."""
 
 import logging
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from vlm import ranks
+from vlm.config import Recompute
 from vlm.train.strategy import Trainee
 
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
@@ -17,12 +23,29 @@ if not torch.cuda.is_available():
 
 import deepspeed  # noqa: E402 - reads the two variables above
 from deepspeed.ops import __compatible_ops__  # noqa: E402
+from deepspeed.runtime.zero import GatheredParameters  # noqa: E402
+from deepspeed.utils import (  # noqa: E402
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
 
 # Gloo does the same without a compiler; left on, the first start on several CPU ranks builds this for a minute.
 __compatible_ops__["deepspeed_shm_comm"] = False
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 Engine = deepspeed.DeepSpeedEngine
+aten = torch.ops.aten
+PRODUCTS = [  # what selective recomputation keeps
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+]
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names for its two
 
 
 def join_ranks() -> None:
@@ -36,6 +59,20 @@ def join_ranks() -> None:
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
+
+
+def lighten(language_model: nn.Module, recompute: Recompute, compiled: bool) -> None:
+    """Have the layers of the language model, never of the tower, recompute what they can, and compile them.
+
+    full keeps what goes into a layer; selective keeps the results of matrix products and attention as well and
+    recomputes what lies between them, which is little work and much memory.
+    """
+    for layer in language_model.layers:
+        forward = torch.compile(layer.forward) if compiled else layer.forward
+        if recompute is not Recompute.none:
+            context = _keep_products if recompute is Recompute.selective else noop_context_fn
+            forward = partial(checkpoint, forward, use_reentrant=False, context_fn=context)
+        layer.forward = forward
 
 
 def start_engine(
@@ -65,6 +102,8 @@ def start_engine(
     }
     weights = [weight for group in groups for weight in group["params"]]
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, model_parameters=weights, config=config)
+    if shards_weights(engine):
+        _keep_whole(engine, [module for name, module in model.named_modules() if name.split(".")[-1] == "lm_head"])
     return engine
 
 
@@ -72,6 +111,28 @@ def gradient_norm(engine: Engine) -> float:
     """Return the norm of the step's whole gradient before clipping; call between backward and step."""
     gradients = [weight.grad for weight in engine.module.parameters() if weight.grad is not None]
     return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+
+def update(engine: Engine, norm: float | None) -> tuple[float, bool]:
+    """Clip and step, unless the gradient is not finite; return its norm and whether the weights were updated.
+
+    `norm` is `gradient_norm`'s where DeepSpeed keeps no states of its own, else None: DeepSpeed then computes it and
+    skips by itself. All ranks see the same norm, so they agree.
+    """
+    if norm is None:
+        engine.step()
+        norm = float(engine.get_global_grad_norm())
+        return norm, engine.was_step_applied()
+    if not math.isfinite(norm):
+        engine.zero_grad()
+        return norm, False
+    engine.step()
+    return norm, True
+
+
+def shards_weights(engine: Engine) -> bool:
+    """Say whether every rank holds only a part of each weight between its uses (ZeRO-3)."""
+    return engine.zero_optimization_stage() == 3
 
 
 def shards_states(engine: Engine) -> bool:
@@ -84,7 +145,7 @@ def link_states(engine: Engine) -> None:
 
     DeepSpeed does so after the first group's first update, when the other groups have no states yet.
     """
-    if shards_states(engine):
+    if shards_states(engine) and not shards_weights(engine):
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
@@ -92,26 +153,23 @@ def link_states(engine: Engine) -> None:
 def gather(engine: Engine, trainee: Trainee) -> dict[str, Tensor]:
     """Return a parameter's master weight and AdamW moments in full, float32, on the CPU; every rank must call."""
     if shards_states(engine):
-        full = {
-            "weight": trainee.weight.get_full_hp_param(),
-            "exp_avg": trainee.weight.get_full_hp_param("exp_avg"),
-            "exp_avg_sq": trainee.weight.get_full_hp_param("exp_avg_sq"),
-        }
+        full = {key: safe_get_full_optimizer_state(trainee.weight, key) for key in MOMENTS}
+        full["weight"] = safe_get_full_fp32_param(trainee.weight)
     else:
-        state = engine.optimizer.state[trainee.weight]
-        full = {"weight": trainee.weight, "exp_avg": state["exp_avg"], "exp_avg_sq": state["exp_avg_sq"]}
-    return {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in full.items()}
+        full = {"weight": trainee.weight, **{key: engine.optimizer.state[trainee.weight][key] for key in MOMENTS}}
+    shape = shape_of(trainee.weight)
+    return {name: tensor.detach().to("cpu", torch.float32).view(shape) for name, tensor in full.items()}
 
 
-def begin_restore(engine: Engine, steps: int) -> None:
-    """Make AdamW's states exist, as after `steps` steps, so that `restore` can fill them."""
-    for group in engine.basic_optimizer.param_groups:
-        for weight in group["params"]:
-            engine.basic_optimizer.state[weight] = {
-                "step": torch.tensor(float(steps)),
-                "exp_avg": torch.zeros_like(weight),
-                "exp_avg_sq": torch.zeros_like(weight),
-            }
+def begin_restore(engine: Engine, updates: int) -> None:
+    """Make AdamW's states exist, as after `updates` updates, so that `restore` can fill them."""
+    if shards_weights(engine):
+        weights = engine.optimizer.fp32_partitioned_groups_flat
+    else:
+        weights = [weight for group in engine.basic_optimizer.param_groups for weight in group["params"]]
+    for weight in weights:
+        moments = {key: torch.zeros_like(weight) for key in MOMENTS}
+        engine.basic_optimizer.state[weight] = {"step": torch.tensor(float(updates)), **moments}
     link_states(engine)
 
 
@@ -119,12 +177,65 @@ def restore(engine: Engine, trainee: Trainee, full: dict[str, Tensor]) -> None:
     """Set a parameter's master weight and moments from what `gather` returned, on any number of ranks."""
     weight = trainee.weight
     full = {name: tensor.to(weight.device) for name, tensor in full.items()}
-    weight.data.copy_(full["weight"])
+    with whole(engine, [weight]):
+        weight.data.copy_(full["weight"])
     if shards_states(engine):
-        weight.set_full_hp_param(full["weight"])
-        weight.set_full_hp_param(full["exp_avg"], "exp_avg")
-        weight.set_full_hp_param(full["exp_avg_sq"], "exp_avg_sq")
+        safe_set_full_fp32_param(weight, full["weight"])
+        for key in MOMENTS:
+            safe_set_full_optimizer_state(weight, full[key], key)
     else:
-        state = engine.optimizer.state[weight]
-        state["exp_avg"].copy_(full["exp_avg"])
-        state["exp_avg_sq"].copy_(full["exp_avg_sq"])
+        for key in MOMENTS:
+            engine.optimizer.state[weight][key].copy_(full[key])
+
+
+def end_restore(engine: Engine) -> None:
+    """Bring the weights that every rank holds whole up to date, after the last `restore`."""
+    if shards_weights(engine) and (held := engine.optimizer.persistent_parameters):
+        held[0].all_gather(held)
+
+
+@contextmanager
+def whole(engine: Engine, weights: list[nn.Parameter]) -> Iterator[None]:
+    """Hold weights whole inside the block, and keep what rank 0 writes into them; every rank must enter."""
+    if not shards_weights(engine):
+        yield
+        return
+    with GatheredParameters(weights, modifier_rank=0):
+        yield
+
+
+def shape_of(weight: nn.Parameter) -> torch.Size:
+    """Return a weight's full shape, also where this rank holds only a part."""
+    return getattr(weight, "ds_shape", weight.shape)
+
+
+def dissolve(engine: Engine) -> None:
+    """Give the model its weights back whole, on the first rank's CPU, when training is over; every rank must call."""
+    if not shards_weights(engine):
+        return
+    found = {}
+    for name, weight in engine.module.named_parameters():
+        with GatheredParameters([weight]):
+            if ranks.first():
+                found[name] = weight.detach().to("cpu", copy=True)
+    weights = dict(engine.module.named_parameters())
+    engine.destroy()
+    for name, full in found.items():
+        weights[name].data = full
+
+
+def _keep_products() -> tuple:
+    return create_selective_checkpoint_contexts(PRODUCTS)
+
+
+def _keep_whole(engine: Engine, modules: list[nn.Module]) -> None:
+    """Let every rank hold some modules' weights whole: those that ranks do not use equally often.
+
+    `lm_head` runs once for each chunk of a rank's targets; gathering it each time would make ranks wait for ever.
+    """
+    held = engine.optimizer.persistent_parameters
+    for weight in (weight for module in modules for weight in module.parameters()):
+        if not weight.ds_persist:
+            weight.ds_persist = True
+            held.append(weight)
+    end_restore(engine)

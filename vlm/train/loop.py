@@ -9,6 +9,7 @@ Units   losses are nats for each target; times are seconds
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,9 +22,10 @@ from vlm.data.pixels import Preprocessing, normalise
 from vlm.data.plan import Plan
 from vlm.errors import Unusable
 from vlm.train.checkpoint import Checkpoints, Progress
-from vlm.train.engine import Engine, gradient_norm, shards_states
+from vlm.train.engine import Engine, gradient_norm, shards_states, update
 from vlm.train.report import Report
 from vlm.train.stop import StopRequest
+from vlm.train.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from vlm.train.evaluate import Evaluation  # it computes losses as this loop does
@@ -42,14 +44,17 @@ def fit(
     seed: int,
     schedule: Schedule,
     warmup_ratio: float,
-    save_every: int,
+    skip_above: float | None,
+    max_skipped: int,
+    watchdog_minutes: float | None,
 ) -> Progress:
     """Train from where `progress` stands to the end of the plan, or until `evaluation` has seen enough.
 
-    Raises Unusable when asked to stop, or when the loss is no number; the last checkpoint stands.
+    A step whose gradient is no number is skipped, as is one whose loss is over `skip_above` times the usual one.
+    Raises Unusable when asked to stop, or after `max_skipped` skipped steps in a row; the last checkpoint stands.
     """
     engine.train()
-    with StopRequest() as stop:
+    with StopRequest() as stop, Watchdog(watchdog_minutes) as watchdog:
         while progress.step < plan.steps and not evaluation.stopped:
             rates = set_learning_rates(engine, progress.step, plan.steps, schedule, warmup_ratio)
             waiting = time.monotonic()
@@ -58,21 +63,23 @@ def fit(
 
             targets = plan.target_count(progress.step)
             torch.manual_seed(seed_of(seed, progress.step, ranks.rank()))  # dropout goes by the step alone
-            loss, grad_norm = take_step(engine, micro_batches, targets, how)
-            if not math.isfinite(loss):
-                raise Unusable(
-                    f"the loss is {loss} at step {progress.step + 1}: lower the learning rate; nothing was saved of it"
-                )
+            limit = progress.usual_loss * skip_above if skip_above and progress.usual_loss else None
+            step = take_step(engine, micro_batches, targets, how, limit)
 
             samples = plan.samples(progress.step)
-            progress.step += 1
-            progress.samples += len(samples)
-            progress.tokens += int(plan.tokens[samples].sum())
-            progress.targets += targets
-            report.step(progress, loss, grad_norm, rates)
+            tokens, images = (int(counts[samples].sum()) for counts in (plan.tokens, plan.images))
+            progress.count(len(samples), tokens, targets, images, step.loss if step.updated else None)
+            report.step(progress, step.loss, step.grad_norm, rates, step.slots)
+            watchdog.beat()
+            if progress.skipped_in_a_row >= max_skipped:
+                raise Unusable(
+                    f"{max_skipped} steps in a row were skipped up to step {progress.step} (loss {step.loss:.4g}, "
+                    f"gradient norm {step.grad_norm:.4g}): lower the learning rate; nothing was saved of them"
+                )
             wanted = evaluation.after(engine, progress.step)
-            asked = stop.agreed(engine.device)
-            if asked or wanted or progress.step % save_every == 0 or progress.step == plan.steps:
+            watchdog.beat()
+            asked, due = stop.agreed(engine.device, also=checkpoints.due(progress.step))
+            if asked or due or wanted or progress.step == plan.steps:
                 checkpoints.save(engine, progress)
                 evaluation.keep()
             if asked and progress.step < plan.steps and not evaluation.stopped:
@@ -85,22 +92,37 @@ def seed_of(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step) * 10_007 + rank
 
 
-def take_step(engine: Engine, micro_batches: list[Batch], targets: int, how: Preprocessing) -> tuple[float, float]:
-    """Update the weights once; return the loss over all ranks and the norm of its gradient.
+@dataclass(frozen=True)
+class Step:
+    """What came of a step."""
+
+    loss: float  # nats for each target, over all ranks
+    grad_norm: float  # before clipping, over all ranks
+    slots: int  # tokens computed on all ranks, padding too
+    updated: bool  # false: skipped, on all ranks alike
+
+
+def take_step(
+    engine: Engine, micro_batches: list[Batch], targets: int, how: Preprocessing, limit: float | None
+) -> Step:
+    """Update the weights once, unless the gradient is no number or the loss is over `limit`.
 
     Each target weighs the same, in whichever micro-batch of whichever rank it falls. DeepSpeed averages over
     ranks as if they were equally long, so that divisor is multiplied back.
     """
-    total = torch.zeros((), device=engine.device)
+    totals = torch.zeros(2, device=engine.device)  # nats, slots
+    scale = ranks.world() / targets
     for i, batch in enumerate(micro_batches):
-        engine.set_gradient_accumulation_boundary(i == len(micro_batches) - 1)
+        is_last = i == len(micro_batches) - 1
+        engine.set_gradient_accumulation_boundary(is_last)
         nats = nats_of(engine, batch.to(engine.device), how)
-        engine.backward(nats * (ranks.world() / targets))
-        total += nats.detach()
-    norm = None if shards_states(engine) else gradient_norm(engine)
-    engine.step()
-    norm = float(engine.get_global_grad_norm()) if norm is None else norm
-    return ranks.sum_over_ranks(total).item() / targets, norm
+        totals += torch.stack([nats.detach(), nats.new_tensor(batch.input_ids.numel())])
+        if is_last and limit is not None and float(ranks.sum_over_ranks(totals[0].clone())) / targets > limit:
+            scale = math.nan  # the gradient then is no number: every ZeRO stage skips the step and cleans up
+        engine.backward(nats * scale)
+    norm, updated = update(engine, None if shards_states(engine) else gradient_norm(engine))
+    nats, slots = ranks.sum_over_ranks(totals).tolist()
+    return Step(nats / targets, norm, int(slots), updated)
 
 
 def nats_of(model: torch.nn.Module, batch: Batch, how: Preprocessing) -> Tensor:

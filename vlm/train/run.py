@@ -1,6 +1,7 @@
 """One training from its settings to a model folder: stages 03 and 04."""
 
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import LlavaForConditionalGeneration
 from vlm import ranks
 from vlm.config import ADAPTED, Dtype, Strategy, TrainConfig
 from vlm.data.chat import Chat
+from vlm.data.index import Split
 from vlm.data.loader import Steps, check_split, load_steps
 from vlm.data.pixels import Preprocessing
 from vlm.errors import Unusable
@@ -20,8 +22,9 @@ from vlm.model.verify import PROBE, write_probe
 from vlm.train import strategy
 from vlm.train.adapters import merged, save_adapter
 from vlm.train.checkpoint import Checkpoints, base_hash
-from vlm.train.engine import Engine, join_ranks, start_engine
+from vlm.train.engine import Engine, dissolve, join_ranks, lighten, shape_of, start_engine
 from vlm.train.evaluate import Ask, Evaluation, HeldOut
+from vlm.train.flops import Cost
 from vlm.train.loop import fit
 from vlm.train.planning import plan_of
 from vlm.train.report import Report
@@ -35,6 +38,8 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     """
     if cfg.strategy is Strategy.qlora:
         bitsandbytes()
+    if cfg.runtime.wandb and find_spec("wandb") is None:
+        raise Unusable("runtime.wandb=true, but wandb is not installed: pip install wandb, or set it to false")
     chat = Chat.of_model(base)
     shards = check_split(split, chat.image_tokens)
     plan = plan_of(cfg, seed, shards)
@@ -42,14 +47,16 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     if ranks.first():
         print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
     how = Preprocessing.load(base)
-    held_out = _held_out(cfg, seed, split, chat, how) if cfg.evaluation.is_on else None
-    model, trainees, engine = _start(cfg, seed, base)
-    checkpoints = Checkpoints(out / "checkpoints", trainees, plan.fingerprint, cfg.runtime.keep, base_hash(base))
-    progress = checkpoints.resume(engine)
     rows = cfg.runtime.rows_at_once
     steps = Steps(shards, plan, chat, how, rank=ranks.rank(), ranks=ranks.world(), rows_at_once=rows)
+    steps.check(plan.samples(0)[:4].tolist())
+    held_out = _held_out(cfg, seed, split, chat, how) if cfg.evaluation.is_on else None
+    model, trainees, engine = _start(cfg, seed, base)
+    recipe = _recipe(cfg, seed, shards, base)
+    checkpoints = Checkpoints(out / "checkpoints", trainees, plan, recipe, cfg.runtime)
+    progress = checkpoints.resume(engine)
     name = out.name.removesuffix(".partial")
-    with Report(out, name, plan.steps, cfg.runtime.log_every, progress) as report:
+    with Report(out, name, plan.steps, len(shards), cfg.runtime, progress, Cost.of(model, chat.image_tokens)) as report:
         evaluation = Evaluation(cfg.evaluation, held_out, ask, plan, report, out)
         fit(
             engine,
@@ -63,17 +70,29 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
             seed=seed,
             schedule=cfg.schedule,
             warmup_ratio=cfg.warmup_ratio,
-            save_every=cfg.runtime.save_every,
+            skip_above=cfg.skip_above,
+            max_skipped=cfg.runtime.max_skipped,
+            watchdog_minutes=cfg.runtime.watchdog_minutes,
         )
+        report.draw()
     chosen = evaluation.only_best()
-    if chosen and not Checkpoints(chosen, trainees, plan.fingerprint, 1, base_hash(base)).resume(engine).step:
+    if chosen and not Checkpoints(chosen, trainees, plan, recipe, cfg.runtime).resume(engine).step:
         raise Unusable(f"{out}/best lacks the checkpoint of the best look: delete {out} and train again")
     write_probe(engine.module, out / PROBE)
+    size = sum(shape_of(trainee.weight).numel() for trainee in trainees)
+    dissolve(engine)
     if ranks.first():
         _export(model, cfg, base, out)
     ranks.barrier()
-    figures = {"trainable_parameters": sum(t.weight.numel() for t in trainees), "ranks": ranks.world()}
-    return {**asdict(progress), **figures, **evaluation.figures()}
+    return {**asdict(progress), "trainable_parameters": size, "ranks": ranks.world(), **evaluation.figures()}
+
+
+def _recipe(cfg: TrainConfig, seed: int, shards: Split, base: Path) -> dict[str, Any]:
+    """Return what may not change while a run goes on; how long it is, is the plan's to say."""
+    names = ("samples_per_step", "schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "skip_above")
+    values = {name: getattr(cfg, name) for name in names} | {"schedule": cfg.schedule.value}
+    values |= {"betas": list(cfg.betas), "lr": asdict(cfg.lr)}
+    return {"shards": shards.fingerprint[:12], "base": base_hash(base)[:12], "seed": seed, **values}
 
 
 def _held_out(cfg: TrainConfig, seed: int, split: Path, chat: Chat, how: Preprocessing) -> HeldOut:
@@ -98,8 +117,12 @@ def _start(cfg: TrainConfig, seed: int, base: Path) -> tuple[torch.nn.Module, li
     model, trainees = strategy.choose(llava, cfg.strategy, cfg.train, cfg.lora, lambda: torch.manual_seed(seed))
     if ranks.first():
         print(strategy.table(model, trainees), flush=True)
+    lighten(llava.model.language_model, cfg.runtime.recompute, cfg.runtime.compile)
+    packed = PackedLoss(llava).to(ranks.device())
+    if cfg.deepspeed.get("zero_optimization", {}).get("stage") == 3:
+        packed.trains_tower = True  # a rank without pictures runs the tower too: its layers are gathered by all ranks
     engine = start_engine(
-        PackedLoss(llava).to(ranks.device()),
+        packed,
         strategy.param_groups(trainees, cfg.lr, cfg.weight_decay),
         betas=(cfg.betas[0], cfg.betas[1]),
         max_grad_norm=cfg.max_grad_norm,

@@ -25,9 +25,11 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def agreed(self, device: torch.device) -> bool:
-        """Say whether any rank was asked to stop; every rank must call."""
-        return bool(ranks.sum_over_ranks(torch.tensor(int(self._asked), device=device)))
+    def agreed(self, device: torch.device, also: bool = False) -> tuple[bool, bool]:
+        """Say whether any rank was asked to stop, and whether rank 0 says `also`; every rank must call."""
+        votes = torch.tensor([int(self._asked), int(also and ranks.first())], device=device)
+        asked, said = ranks.sum_over_ranks(votes).tolist()
+        return asked > 0, said > 0
 
     def _remember(self, number: int, frame: object) -> None:
         if self._asked and number == signal.SIGINT:
