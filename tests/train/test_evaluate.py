@@ -52,7 +52,15 @@ def run(tiny_model, tiny_shards):
 
 def rows(out: Path, kind: str | None = None) -> list[dict]:
     """Return the rows of a kind without what depends on the clock."""
-    timed = {"seconds", "tokens_per_second", "samples_per_second", "seconds_per_step", "data_wait_share"}
+    timed = {
+        "seconds",
+        "tokens_per_second",
+        "samples_per_second",
+        "seconds_per_step",
+        "data_wait_share",
+        "memory_bytes",
+        "tflops",
+    }
     found = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     return [{k: v for k, v in row.items() if k not in timed} for row in found if row.get("kind") == kind]
 

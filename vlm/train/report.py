@@ -6,6 +6,7 @@ import math
 import resource
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -150,7 +151,8 @@ class Report:
     def __exit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> None:
         if self._first:
             self._bar.close()
-            self._board.close()
+            with suppress(OSError):  # a full disk has its own line by then
+                self._board.close()
             if self._wandb:
                 self._wandb.finish()
 
