@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from vlm import ranks
 from vlm.config import Recompute
-from vlm.train.strategy import Trainee
+from vlm.train.strategy import Trainee, shape_of
 
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 if not torch.cuda.is_available():
@@ -202,11 +202,6 @@ def whole(engine: Engine, weights: list[nn.Parameter]) -> Iterator[None]:
         return
     with GatheredParameters(weights, modifier_rank=0):
         yield
-
-
-def shape_of(weight: nn.Parameter) -> torch.Size:
-    """Return a weight's full shape, also where this rank holds only a part."""
-    return getattr(weight, "ds_shape", weight.shape)
 
 
 def dissolve(engine: Engine) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vlm.train.engine import shape_of
+from vlm.train.strategy import shape_of
 
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "A40": 150}  # dense bfloat16, data sheets
 

@@ -1,49 +1,30 @@
 """What a training will need, from its settings and the index alone: steps, parameters, FLOPs, memory.
 
-FLOPs of one token through a linear layer of N weights: 2N forward, 2N for the gradient of its input, 2N for that of
-its weights if they train; so 6N where it trains, 4N where gradients only pass through, 2N where none come. Attention:
-2·2·width·length/2 a token forward (causal; the tower's is not), twice that back. Kaplan et al. 2020, Narayanan et al. 2021.
+FLOPs of products with weights are those of vlm/train/flops.py: 2N forward, 4N where gradients only pass through, 6N
+where N trains. Attention adds 2·2·width·length/2 a token forward (causal; the tower's is not) and twice that back
+(Narayanan et al., 2021); what is recomputed adds its forward pass once more.
 """
 
-import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import LlavaForConditionalGeneration
 
-from vlm.config import Dtype, ModelConfig, Strategy, TrainConfig
+from vlm.config import Dtype, ModelConfig, Recompute, Strategy, TrainConfig
 from vlm.data.index import Split
-from vlm.data.plan import Plan
 from vlm.errors import Unusable
 from vlm.model.footprint import language_bytes, outline, outline_of, vision_bytes
 from vlm.model.forward import layers_used
 from vlm.train import strategy
+from vlm.train.flops import Cost
 from vlm.train.memory import Sizes, memory, zero_stage
 from vlm.train.planning import plan_of
+from vlm.train.workload import Workload, workload, workload_shape
 
 NF4_BYTES = 0.5 + 0.127 / 8  # of a weight: four bits, and its share of the doubly quantised scales (QLoRA, 2023)
-
-
-@dataclass
-class Workload:
-    """What a plan holds, over all ranks; exact."""
-
-    steps: int = 0
-    samples: int = 0
-    images: int = 0
-    packs: int = 0
-    micro_batches: int = 0  # of the rank and step that has most
-    tokens: int = 0  # image tokens included, padding not
-    image_tokens: int = 0
-    targets: int = 0
-    padding: float = 0.0  # share of the computed positions
-    squares: int = 0  # sum over samples of tokens squared, which attention costs
-    rows: int = 1  # of the largest micro-batch
-    length: int = 1  # tokens of each of its rows
-    batch_images: int = 0
-    batch_targets: int = 0
 
 
 @dataclass
@@ -97,8 +78,9 @@ def figures(
 
 def advice(cfg: TrainConfig) -> str:
     """Return what to change when not even one row fits."""
-    stage = zero_stage(cfg.deepspeed)
-    if stage < 3:
+    if cfg.runtime.recompute is Recompute.none:
+        return "runtime.recompute=full, or a higher ZeRO stage, would need less"
+    if zero_stage(cfg.deepspeed) < 3:
         return "a higher ZeRO stage, more devices or a smaller pack_tokens would need less"
     return "more devices, a smaller pack_tokens or finetune=lora would need less"
 
@@ -123,7 +105,7 @@ def estimate(
     whole.to(dtype)
     trainable = _by_part((trainee.name, trainee.weight.numel()) for trainee in trainees)
     count = sum(trainable.values())
-    each = _activations(llava, work, dtype, trains_tower="vision_tower" in trainable)
+    each = _activations(llava, work, dtype, recompute=cfg.runtime.recompute, trains_tower="vision_tower" in trainable)
     quantised = cfg.strategy is Strategy.qlora
     fits = {
         tried: memory(
@@ -136,7 +118,7 @@ def estimate(
         work,
         parameters,
         trainable,
-        flops(llava, work, trainable),
+        flops(whole, llava, work, cfg.runtime.recompute),
         fits[rows],
         count // ranks * 12 if "offload_optimizer" in cfg.deepspeed.get("zero_optimization", {}) else 0,
         "bfloat16" if bfloat16 else "float32",
@@ -147,68 +129,29 @@ def estimate(
     )
 
 
-def workload(plan: Plan, ranks: int, rows_at_once: int, image_tokens: int) -> Workload:
-    """Walk through every step of a plan as `ranks` ranks will."""
-    tokens, images, targets = plan.tokens.tolist(), plan.images.tolist(), plan.targets.tolist()
-    found = Workload(steps=plan.steps, samples=len(plan.order))
-    positions = 0
-    for step in range(plan.steps):
-        packs = plan.packs(step, ranks)
-        found.packs += sum(1 for pack in packs if pack)
-        found.micro_batches = max(found.micro_batches, -(-len(packs) // ranks // rows_at_once))
-        for rank in range(ranks):
-            mine = packs[rank::ranks]
-            for at in range(0, len(mine), rows_at_once):
-                batch = mine[at : at + rows_at_once]
-                length = max(1, *(sum(tokens[i] for i in pack) for pack in batch), 1)
-                positions += len(batch) * length
-                if len(batch) * length > found.rows * found.length:
-                    found.rows, found.length = len(batch), length
-                found.batch_images = max(found.batch_images, sum(images[i] for pack in batch for i in pack))
-                found.batch_targets = max(found.batch_targets, sum(targets[i] for pack in batch for i in pack))
-    order = plan.order
-    found.images = int(plan.images[order].sum())
-    found.tokens = int(plan.tokens[order].sum())
-    found.image_tokens = found.images * image_tokens
-    found.targets = int(plan.targets[order].sum())
-    found.squares = int((plan.tokens[order] ** 2).sum())
-    found.padding = 1 - found.tokens / max(positions, 1)
-    return found
-
-
-def workload_shape(work: Workload, rows: int) -> Workload:
-    """Return a workload whose largest micro-batch has `rows` rows in place of its own."""
-    share = rows / work.rows
-    return replace(
-        work,
-        rows=rows,
-        batch_images=round(work.batch_images * share),
-        batch_targets=round(work.batch_targets * share),
-        micro_batches=max(1, math.ceil(work.micro_batches / share)),
-    )
-
-
-def flops(llava: LlavaForConditionalGeneration, work: Workload, trainable: dict[str, int]) -> dict[str, float]:
-    """Return the FLOPs of the whole training by part; the module's docstring has the formulas."""
+def flops(
+    whole: nn.Module, llava: LlavaForConditionalGeneration, work: Workload, recompute: Recompute
+) -> dict[str, float]:
+    """Return the FLOPs of the whole training by part; `whole` is the model with its adapters."""
     text, vision = llava.config.text_config, llava.config.vision_config
-    is_layer = {id(weight) for layer in llava.model.language_model.modules() if isinstance(layer, torch.nn.Linear)
-                for weight in layer.parameters()}  # fmt: skip
-    linear = sum(w.numel() for n, w in llava.named_parameters() if id(w) in is_layer and "lora_" not in n)
-    trains_language = "language_model" in trainable
+    patches = (vision.image_size // vision.patch_size) ** 2
+    cost = Cost.of(whole, patches)
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    attention = 2 * width * text.num_attention_heads * work.squares * text.num_hidden_layers
-    patches = (vision.image_size // vision.patch_size) ** 2 + 1
-    layers = layers_used(llava)
-    each = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
-    tower = work.images * layers * patches * (2 * each + 4 * patches * vision.hidden_size)
-    head = llava.lm_head.weight.numel()
+    attention = 2.0 * width * text.num_attention_heads * work.squares * text.num_hidden_layers
+    tower_attention = 4.0 * vision.hidden_size * (patches + 1) ** 2 * layers_used(llava) * work.images
+    products = sum(w.numel() for n, w in whole.named_parameters() if w.ndim == 2 and _is_in_layers(n))
+    forward = {Recompute.none: 0.0, Recompute.selective: 0.0, Recompute.full: 2.0 * products * work.tokens + attention}
     return {
-        "vision tower": float(tower * (3 if "vision_tower" in trainable else 1)),
-        "projector": 6.0 * trainable.get("projector", 0) * work.image_tokens,
-        "language model": (6.0 if trains_language else 4.0) * linear * work.tokens + 3.0 * attention,
-        "adapters": 6.0 * trainable.get("lora", 0) * work.tokens,
-        "output layer": (6.0 if trains_language else 4.0) * head * work.targets,
+        "language model": float(cost.token * work.tokens),
+        "output layer": float(cost.target * work.targets),
+        "tower and projector": float(cost.patch * patches * work.images),
+        "attention": 3 * attention + tower_attention,
+        "recomputed": forward[recompute],
     }
+
+
+def _is_in_layers(name: str) -> bool:
+    return "language_model." in name and ".layers." in name
 
 
 def _by_part(named: object) -> dict[str, int]:
@@ -222,19 +165,34 @@ def _by_part(named: object) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes kept for the backward pass: of one row of the largest micro-batch, and of one picture."""
+    """Bytes kept for the backward pass: of a row of the largest micro-batch, of one layer of it, and of a picture."""
 
     row: int
+    layer: int
     picture: int
-    layers: int
 
 
 def _activations(
-    llava: LlavaForConditionalGeneration, work: Workload, dtype: torch.dtype, *, trains_tower: bool
+    llava: LlavaForConditionalGeneration,
+    work: Workload,
+    dtype: torch.dtype,
+    *,
+    recompute: Recompute,
+    trains_tower: bool,
 ) -> Activations:
-    row = language_bytes(llava, 1, work.length, dtype)
     picture = vision_bytes(llava, 1, dtype, trains_tower=trains_tower)
-    return Activations(row, picture, llava.config.text_config.num_hidden_layers)
+    text = llava.config.text_config
+    everything = language_bytes(llava, 1, work.length, dtype)
+    layer = everything // text.num_hidden_layers
+    kept = {Recompute.none: layer, Recompute.full: 0, Recompute.selective: 0}[recompute]
+    if recompute is not Recompute.none:
+        kept = text.hidden_size * work.length * dtype.itemsize  # what goes into the layer
+    if recompute is Recompute.selective:  # and what products and attention give (vlm/train/engine.py)
+        one = llava.model.language_model.layers[0]
+        widths = [module.out_features for module in one.modules() if isinstance(module, nn.Linear)]
+        kept += (sum(widths) + one.self_attn.o_proj.in_features) * work.length * dtype.itemsize
+    again = layer if recompute is not Recompute.none else 0  # of the layer that is computed again
+    return Activations(kept * text.num_hidden_layers + again, layer, picture)
 
 
 def _sizes(
@@ -262,7 +220,7 @@ def _sizes(
         ranks,
         work.micro_batches,
         each.row * work.rows + each.picture * work.batch_images,
-        each.row * work.rows // each.layers,
+        each.layer * work.rows,
         work.batch_targets,
         llava.config.text_config.vocab_size,
         work.batch_images * 3 * edge * edge,

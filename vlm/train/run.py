@@ -22,7 +22,7 @@ from vlm.model.verify import PROBE, write_probe
 from vlm.train import strategy
 from vlm.train.adapters import merged, save_adapter
 from vlm.train.checkpoint import Checkpoints, base_hash
-from vlm.train.engine import Engine, dissolve, join_ranks, lighten, shape_of, start_engine
+from vlm.train.engine import Engine, dissolve, join_ranks, lighten, start_engine
 from vlm.train.evaluate import Ask, Evaluation, HeldOut
 from vlm.train.flops import Cost
 from vlm.train.loop import fit
@@ -79,7 +79,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     if chosen and not Checkpoints(chosen, trainees, plan, recipe, cfg.runtime).resume(engine).step:
         raise Unusable(f"{out}/best lacks the checkpoint of the best look: delete {out} and train again")
     write_probe(engine.module, out / PROBE)
-    size = sum(shape_of(trainee.weight).numel() for trainee in trainees)
+    size = sum(strategy.shape_of(trainee.weight).numel() for trainee in trainees)
     dissolve(engine)
     if ranks.first():
         _export(model, cfg, base, out)

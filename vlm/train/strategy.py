@@ -101,6 +101,11 @@ def choose(
     return model, trainees
 
 
+def shape_of(weight: nn.Parameter) -> torch.Size:
+    """Return a weight's full shape, also where ZeRO-3 leaves only a part on this rank."""
+    return getattr(weight, "ds_shape", weight.shape)
+
+
 def part_of(name: str) -> str | None:
     """Return the part that a parameter belongs to; None for the frozen original of an adapted projector."""
     if ".original_module." in name:
