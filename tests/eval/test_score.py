@@ -1,10 +1,11 @@
+import dataclasses
 import json
 
 import pytest
 
 from vlm.config import Scorer
 from vlm.errors import Unusable
-from vlm.eval.score import Accuracy, as_json, exact_match, headline, marks, score
+from vlm.eval.score import SCORERS, Accuracy, as_json, exact_match, headline, marks, score, yes_no_figures
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,55 @@ def test_without_shuffled_answers_there_is_no_visual_gain(make_question):
     assert (figures["accuracy"], figures["shuffled"], figures["visual_gain"]) == (100.0, None, None)
 
 
-def test_every_scorer_of_the_settings_is_there(make_question):
-    for scorer in Scorer:
-        assert marks([make_question(0)], {"q0": "yes"}, scorer) == [True]
+EXTRA = {"answers": ["yes"] * 4 + ["no"] * 6, "choices": ["no", "yes"], "correct_choice_idx": 1}
+
+
+@pytest.mark.parametrize(
+    ("scorer", "answer", "mark"),
+    [
+        (Scorer.exact_match, "yes", 1.0),
+        (Scorer.vqa_official, "yes", 1.0),
+        (Scorer.vqa_m4c, "Yes!", 1.0),
+        (Scorer.choice, "B", 1.0),
+        (Scorer.choice, "A", 0.0),
+        (Scorer.yes_no, "Yes, there is", 1.0),
+        (Scorer.yes_no, "No", 0.0),
+    ],
+)
+def test_a_scorer_reads_what_the_corpus_says(make_question, scorer, answer, mark):
+    question = dataclasses.replace(make_question(0), extra=EXTRA)
+    assert marks([question], {"q0": answer}, scorer) == [mark]
+
+
+def test_every_scorer_of_the_settings_is_there():
+    assert set(SCORERS) == set(Scorer)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "answers", "fault"),
+    [
+        (Scorer.vqa_m4c, {"q0": "yes"}, "question q0 has no 'answers'"),
+        (Scorer.choice, {"q0": "A"}, "question q0 has no 'choices'"),
+        (Scorer.exact_match, {"q0": "yes", "q7": "no"}, "1 answers are to questions that were not asked, q7 first"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_by_name(make_question, scorer, answers, fault):
+    with pytest.raises(Unusable, match=fault):
+        marks([make_question(0)], answers, scorer)
+
+
+def test_no_question_and_a_label_that_is_neither_yes_nor_no_are_refused(make_question):
+    with pytest.raises(Unusable, match="no question"):
+        marks([], {}, Scorer.yes_no)
+    with pytest.raises(Unusable, match="question q0: its reference is 'red'"):
+        marks([make_question(0, reference="red")], {"q0": "yes"}, Scorer.yes_no)
+
+
+def test_yes_no_figures_are_joined_by_question_id_for_each_category(make_question):
+    asked = [make_question(i, (), "random" if i < 2 else "popular", "no" if i % 2 else "yes") for i in range(4)]
+    answers = {"q3": "no", "q2": "no", "q1": "no", "q0": "yes"}  # in another order than the questions
+    figures = yes_no_figures(asked, answers)
+    assert {name: of.accuracy for name, of in figures.items()} == {"all": 75.0, "random": 100.0, "popular": 50.0}
+    assert (figures["popular"].precision, figures["popular"].recall) == (None, 0.0)
+    task = dataclasses.replace(score(asked, marks(asked, answers, Scorer.yes_no), None), yes_no=figures)
+    assert as_json(task)["yes_no"]["all"]["yes_share"] == 25.0

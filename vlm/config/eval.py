@@ -8,6 +8,10 @@ class Scorer(Enum):
     """How an answer is compared with its reference."""
 
     exact_match = "exact_match"
+    vqa_official = "vqa_official"  # agreement with many people's answers, as the VQA challenge counts it
+    vqa_m4c = "vqa_m4c"  # the same, as TextVQA, LLaVA and lmms-eval count it
+    choice = "choice"  # the letter of the right choice
+    yes_no = "yes_no"  # POPE: also precision, recall, F1 and how often yes is said
 
 
 @dataclass

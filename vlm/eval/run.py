@@ -1,17 +1,18 @@
 """Stage 05 in order: read the questions, answer them with and without their pictures, score, report."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlm.config import EvalConfig, TaskConfig
+from vlm.config import EvalConfig, Scorer, TaskConfig
 from vlm.data.index import Split
 from vlm.errors import Unusable
 from vlm.eval.answer import Answerer, answer_all
 from vlm.eval.charts import read_curve
 from vlm.eval.gallery import Answered
 from vlm.eval.report import Result, write_report
-from vlm.eval.score import Score, TaskScore, as_json, headline, marks, score
+from vlm.eval.score import Score, TaskScore, as_json, headline, marks, score, yes_no_figures
 from vlm.eval.tasks import read_questions, swapped_pictures
 
 TRAININGS = ("03_pretrain", "04_finetune")
@@ -78,10 +79,12 @@ def ask(name: str, task: TaskConfig, split: Split, answerer: Answerer, seed: int
         for condition, pictures in conditions.items()
     }
     seeing, shuffled = answers[name], answers.get(f"{name}.shuffled")
-    is_right = marks(questions, seeing, task.scorer)
-    scores = score(questions, is_right, None if shuffled is None else marks(questions, shuffled, task.scorer))
+    seen = marks(questions, seeing, task.scorer)
+    scores = score(questions, seen, None if shuffled is None else marks(questions, shuffled, task.scorer))
+    if task.scorer is Scorer.yes_no:
+        scores = replace(scores, yes_no=yes_no_figures(questions, seeing))
     answered = [
-        Answered(question, seeing[question.id], right, shuffled and shuffled[question.id], places)
-        for question, right, places in zip(questions, is_right, others, strict=True)
+        Answered(question, seeing[question.id], mark >= 0.5, shuffled and shuffled[question.id], places)
+        for question, mark, places in zip(questions, seen, others, strict=True)
     ]
     return Result(name, split, answered, scores)

@@ -1,23 +1,26 @@
-"""Scores: right or wrong for each answer, accuracy with its interval for each category, and the visual gain."""
+"""Scores: a mark in [0, 1] for each answer, accuracy with its interval for each category, and the visual gain."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlm.config import Scorer
 from vlm.errors import Unusable
+from vlm.eval.choice import parsed_choice
 from vlm.eval.tasks import Question
+from vlm.eval.vqa import m4c, official
+from vlm.eval.yes_no import YesNo, pope, said_yes
 
 Z = 1.959964  # half-width of a 95 % interval, in standard deviations
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of n answers are right."""
+    """How many of n answers are right; an answer may be right in part."""
 
     n: int
-    right: int
+    right: float
 
     @property
     def percent(self) -> float:
@@ -26,7 +29,7 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the share, percent.
+        """95 % interval of the share, percent; wider than need be where answers are right in part.
 
         Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
         """
@@ -55,6 +58,7 @@ class TaskScore:
 
     total: Score
     categories: dict[str, Score]
+    yes_no: dict[str, YesNo] | None = None  # by category, and "all", if the answers are yes or no
 
 
 def exact_match(answer: str, reference: str) -> bool:
@@ -62,21 +66,60 @@ def exact_match(answer: str, reference: str) -> bool:
     return _plain(answer) == _plain(reference)
 
 
-SCORERS = {Scorer.exact_match: exact_match}
+SCORERS: dict[Scorer, Callable[[str, Question], float]] = {
+    Scorer.exact_match: lambda answer, question: float(exact_match(answer, question.reference)),
+    Scorer.vqa_official: lambda answer, question: official(answer, _known(question, "answers")),
+    Scorer.vqa_m4c: lambda answer, question: m4c(answer, _known(question, "answers")),
+    Scorer.choice: lambda answer, question: float(
+        parsed_choice(answer, _known(question, "choices")) == _known(question, "correct_choice_idx")
+    ),
+    Scorer.yes_no: lambda answer, question: float(said_yes(answer) == label_of(question)),
+}
 
 
-def marks(questions: Sequence[Question], answers: Mapping[str, str], scorer: Scorer) -> list[bool]:
-    """Return for each question whether its answer is right.
+def marks(questions: Sequence[Question], answers: Mapping[str, str], scorer: Scorer) -> list[float]:
+    """Return a mark for each question, from 0 to 1 if its answer is right.
 
-    Raises Unusable if one is not answered.
+    Raises Unusable if one is not answered, an answer has no question, or a question lacks what its scorer needs.
     """
+    if not questions:
+        raise Unusable("there is no question to be scored")
+    unknown = answers.keys() - {question.id for question in questions}
+    if unknown:
+        raise Unusable(
+            f"{len(unknown)} answers are to questions that were not asked, {min(unknown)} first: "
+            "the predictions are of another task"
+        )
     missing = [question.id for question in questions if question.id not in answers]
     if missing:
         raise Unusable(f"{len(missing)} of {len(questions)} questions have no answer, {missing[0]} first")
-    return [SCORERS[scorer](answers[question.id], question.reference) for question in questions]
+    return [SCORERS[scorer](answers[question.id], question) for question in questions]
 
 
-def score(questions: Sequence[Question], seeing: Sequence[bool], shuffled: Sequence[bool] | None) -> TaskScore:
+def label_of(question: Question) -> bool:
+    """Return whether yes is the right answer.
+
+    Raises Unusable if the reference is neither yes nor no.
+    """
+    label = _plain(question.reference)
+    if label not in {"yes", "no"}:
+        raise Unusable(f"question {question.id}: its reference is {question.reference!r}, not yes or no")
+    return label == "yes"
+
+
+def yes_no_figures(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, YesNo]:
+    """Return POPE's figures of all questions and of each category; they are joined by question_id."""
+    groups: dict[str, list[Question]] = {"all": list(questions)}
+    for question in questions:
+        if question.category != "all":
+            groups.setdefault(question.category, []).append(question)
+    return {
+        name: pope([said_yes(answers[one.id]) for one in group], [label_of(one) for one in group])
+        for name, group in groups.items()
+    }
+
+
+def score(questions: Sequence[Question], seeing: Sequence[float], shuffled: Sequence[float] | None) -> TaskScore:
     """Count the marks of all questions and of each category."""
 
     def of(chosen: Sequence[int]) -> Score:
@@ -90,7 +133,10 @@ def score(questions: Sequence[Question], seeing: Sequence[bool], shuffled: Seque
 
 def as_json(task: TaskScore) -> dict[str, Any]:
     """Return what metrics.json says of a task; percent with two decimals."""
-    return _score_json(task.total) | {"categories": {name: _score_json(s) for name, s in task.categories.items()}}
+    figures = _score_json(task.total) | {"categories": {name: _score_json(s) for name, s in task.categories.items()}}
+    if task.yes_no is not None:
+        figures["yes_no"] = {name: _yes_no_json(of) for name, of in task.yes_no.items()}
+    return figures
 
 
 def headline(task: TaskScore) -> dict[str, Any]:
@@ -110,8 +156,22 @@ def _accuracy_json(of: Accuracy) -> dict[str, Any]:
     return {"accuracy": round(of.percent, 2), "interval": [round(bound, 2) for bound in of.interval]}
 
 
-def _accuracy(is_right: Sequence[bool], chosen: Sequence[int]) -> Accuracy:
+def _yes_no_json(of: YesNo) -> dict[str, Any]:
+    return {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(of).items()}
+
+
+def _accuracy(is_right: Sequence[float], chosen: Sequence[int]) -> Accuracy:
     return Accuracy(len(chosen), sum(is_right[number] for number in chosen))
+
+
+def _known(question: Question, key: str) -> Any:  # noqa: ANN401  what JSON holds
+    """Return what the corpus says under `key`.
+
+    Raises Unusable if it says nothing.
+    """
+    if question.extra.get(key) in (None, []):
+        raise Unusable(f"question {question.id} has no '{key}', which this scorer needs: choose another scorer=")
+    return question.extra[key]
 
 
 def _plain(text: str) -> str:

@@ -2,8 +2,9 @@
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ class Question:
     sample: int  # number in the split
     prompt: NDArray[np.int32]  # (L,) ids, picture tokens included
     pictures: tuple[str, ...]  # digest of each picture's bytes
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what the corpus says besides, such as ten people's answers
 
     @property
     def own(self) -> tuple[Place, ...]:
@@ -102,4 +104,5 @@ def _question(number: int, stored: Stored, chat: Chat) -> Question:
         sample=number,
         prompt=chat.prompt(sample.turns[:last]).astype(np.int32),
         pictures=tuple(hashlib.sha256(data).hexdigest()[:16] for data in stored.pictures),
+        extra=sample.extra,
     )
