@@ -46,7 +46,11 @@ LANGUAGE = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
-LANGUAGE_MODELS = {"qwen2": Qwen2Config(**LANGUAGE), "llama": LlamaConfig(**LANGUAGE)}
+LANGUAGE_MODELS = {
+    "qwen2": Qwen2Config(**LANGUAGE),
+    "qwen3": Qwen3Config(**LANGUAGE, head_dim=16),
+    "llama": LlamaConfig(**LANGUAGE),
+}
 FAMILIES = {  # as published, but for the sizes: tied or not, with or without spare rows for a new word
     "qwen2": (Qwen2Config, {"vocab_size": 384}),
     "qwen2_5": (Qwen2Config, {"vocab_size": 384, "tie_word_embeddings": True}),

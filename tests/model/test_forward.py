@@ -8,6 +8,8 @@ PICTURE, TOKENS = 63, 4
 KINDS = [
     ("qwen2", "clip", "sdpa"),
     ("qwen2", "clip", "eager"),
+    ("qwen3", "clip", "sdpa"),
+    ("qwen3", "clip", "eager"),
     ("llama", "siglip", "sdpa"),
     ("llama", "siglip", "eager"),
 ]

@@ -59,7 +59,7 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> list[Batch] | Unusable:
         try:
-            return [self._batch(packs) for packs in self.plan.share(step, self.rank, self.ranks, self.rows_at_once)]
+            return [self.batch(packs) for packs in self.plan.share(step, self.rank, self.ranks, self.rows_at_once)]
         except Unusable as problem:
             return problem  # raised in a worker process it would lose its one line
 
@@ -71,7 +71,11 @@ class Steps(Dataset):
         for number in numbers:
             self._sample(number)
 
-    def _batch(self, packs: list[list[int]]) -> Batch:
+    def batch(self, packs: list[list[int]]) -> Batch:
+        """Return the rows of these packs, each a list of sample numbers.
+
+        Raises Unusable if a sample is not what was sharded.
+        """
         rows = [[self._sample(number) for number in pack] for pack in packs]
         length = max(1, *(sum(len(ids) for ids, _, _ in row) for row in rows))
         pad = self.chat.tokenizer.pad_token_id

@@ -27,6 +27,7 @@ from vlm.train.evaluate import Ask, Evaluation, HeldOut
 from vlm.train.flops import Cost
 from vlm.train.loop import fit
 from vlm.train.planning import plan_of
+from vlm.train.probe import check_isolation
 from vlm.train.report import Report
 
 
@@ -55,6 +56,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     recipe = _recipe(cfg, seed, shards, base)
     checkpoints = Checkpoints(out / "checkpoints", trainees, plan, recipe, cfg.runtime)
     progress = checkpoints.resume(engine)
+    check_isolation(engine, steps)
     name = out.name.removesuffix(".partial")
     with Report(out, name, plan.steps, len(shards), cfg.runtime, progress, Cost.of(model, chat.image_tokens)) as report:
         evaluation = Evaluation(cfg.evaluation, held_out, ask, plan, report, out)
