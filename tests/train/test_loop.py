@@ -11,10 +11,12 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from vlm.config import LoraConfig, Recompute, Schedule, Strategy
+from vlm.data.index import Split
 from vlm.errors import Unusable
 from vlm.model.verify import check
 from vlm.train import loop
 from vlm.train.loop import rate_factor
+from vlm.train.planning import plan_of
 from vlm.train.run import train
 
 from .conftest import weights_of
@@ -121,6 +123,19 @@ def test_zero_3_on_two_ranks_gives_the_losses_of_one_rank_and_goes_on_there(
 
     shutil.rmtree(two / "checkpoints/step_000012")  # two ranks got to step 10
     assert losses(run_here(settings(zero=3, **small), two)) == pytest.approx(losses(one), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_two_ranks_of_which_one_may_have_no_picture_run_fifty_steps(settings, tiny_model, tiny_shards, tmp_path, zero):
+    split = tiny_shards / "finetune"
+    cfg = settings(Strategy.full, zero=zero, samples_per_step=2, steps=50, runtime={"save_every": 1000, "keep": 1})
+    plan = plan_of(cfg, 0, Split(split))
+    shown = [[sum(plan.images[i] for i in pack) for pack in plan.packs(step, 2)] for step in range(50)]
+    pictures = {tuple(images > 0 for images in step) for step in map(sorted, shown)}
+    assert pictures >= {(False, True), (True, True)}
+    out = on_two_ranks(cfg, tiny_model, split, tmp_path / "out")
+    assert len(losses(out)) == 50
 
 
 def weights_in(out: Path) -> dict[str, torch.Tensor]:
