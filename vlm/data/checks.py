@@ -53,7 +53,9 @@ class Checks:
         encoded = self.chat.encode(sample.turns, len(pictures), self.form, self.max_tokens)
         for data in files if self.excluded else ():
             self.excluded.check(data)
-        kept = replace(sample, turns=sample.turns[: len(sample.turns) - encoded.cut_turns])
+        kept = sample
+        if encoded.cut_turns:
+            kept = replace(sample, turns=sample.turns[: -encoded.cut_turns])
         targets = int(encoded.is_target.sum())
         return Checked(kept, pictures, len(encoded.ids), targets, encoded.cut_turns, digest_of(row, files))
 

@@ -50,15 +50,16 @@ class InFolder:
         return normalised(self.path)
 
     def size(self) -> int:
-        status = os.stat(os.path.join(self.root, self.path))  # noqa: PTH116, PTH118 - Path takes longer than the call
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
-            raise ValueError("Is a directory" if stat.S_ISDIR(status.st_mode) else "Is no regular file")
-        return status.st_size
+        return _regular(os.stat(os.path.join(self.root, self.path)))  # noqa: PTH116, PTH118 - Path takes longer than the call
 
     def read(self) -> bytes:
-        self.size()
-        with open(os.path.join(self.root, self.path), "rb", buffering=0) as handle:  # noqa: PTH123, PTH118 - as above
-            return handle.readall()
+        handle = os.open(os.path.join(self.root, self.path), os.O_RDONLY | os.O_NONBLOCK)  # noqa: PTH118 - as above
+        try:
+            _regular(os.fstat(handle))
+            with open(handle, "rb", buffering=0, closefd=False) as file:
+                return file.readall()
+        finally:
+            os.close(handle)
 
     def __str__(self) -> str:
         return str(Path(self.root) / self.path)
@@ -153,6 +154,13 @@ class Zip:
             if candidate in self._members:
                 return InZip(self.path, path, *self._members[candidate])
         return InZip(self.path, path, -1, 0, 0, 0, 0)
+
+
+def _regular(status: os.stat_result) -> int:
+    """Return a file's length; raise ValueError if it is none: reading a pipe would never end."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("Is a directory" if stat.S_ISDIR(status.st_mode) else "Is no regular file")
+    return status.st_size
 
 
 def images_at(root: str) -> Callable[[str], Image]:

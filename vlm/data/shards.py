@@ -43,6 +43,7 @@ from vlm.errors import Unusable
 from vlm.files import written_whole
 
 REJECTS = "rejects.jsonl"
+AS_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 LEFT_OUT_ROWS = "left_out.jsonl"  # good samples that are not wanted: on both sides, duplicate, excluded
 
 
@@ -183,7 +184,7 @@ def _write_shard(number: int, rows: list[Row]) -> Sidecar:
 def members(key: str, good: Checked) -> bytes:
     """Return a WebDataset sample as tar members, KEY.jpg, KEY.1.jpg, … and KEY.json, as webdataset's writer does."""
     named = {(f"{i}." if i else "") + picture.extension: picture.data for i, picture in enumerate(good.pictures)}
-    record = json.dumps(record_of(good.sample, good.cut_turns), ensure_ascii=False, sort_keys=True)
+    record = AS_JSON.encode(record_of(good.sample, good.cut_turns))
     named["json"] = record.encode(errors="backslashreplace")  # half a character becomes its JSON escape
     return b"".join(member(f"{key}.{extension}", data) for extension, data in sorted(named.items()))
 
