@@ -7,6 +7,7 @@ the split.
 """
 
 import ctypes
+import gc
 import hashlib
 import io
 import itertools
@@ -132,6 +133,7 @@ _assignment: tuple[Path, Checks, list[str]]  # of a worker process: where to wri
 def _begin_worker(parent: int, *assignment: object) -> None:
     global _assignment  # noqa: PLW0603 - set once in each worker process
     _assignment = assignment
+    gc.freeze()  # what was imported stays: the collector need not look through it again
     if sys.platform == "linux":  # a worker must not outlive a killed run and write beside the next one
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it was killed before that
