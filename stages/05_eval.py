@@ -27,7 +27,7 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     write_figures(out, evaluate(cfg.eval, cfg.seed, cfg.run, inputs["04_finetune"], inputs["02_shard"], out))
 
 
-stage = Stage(__file__, ("04_finetune", "02_shard"), ("seed", "eval"), work)
+stage = Stage(__file__, ("04_finetune", "02_shard"), ("seed", "eval"), work, uses_gpu=True)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")

@@ -14,9 +14,10 @@ CONF = Path(__file__).parents[2] / "conf"
 CHOICES = [
     f"{path.parent.name}={path.stem}"
     for path in sorted(CONF.glob("*/*.yaml"))
-    if path.parent.name not in {"deepspeed", "instruct"}
+    if path.parent.name not in {"cluster", "deepspeed", "instruct"}
 ]
 ZERO = [f"deepspeed@finetune.deepspeed={path.stem}" for path in sorted((CONF / "deepspeed").glob("*.yaml"))]
+EXPERIMENTS, CLUSTERS = (sorted(path.stem for path in CONF.glob(f"{of}/*.yaml")) for of in ("experiment", "cluster"))
 
 
 def composed(*overrides: str) -> RootConfig:
@@ -27,6 +28,29 @@ def composed(*overrides: str) -> RootConfig:
 @pytest.mark.parametrize("choice", [*CHOICES, *ZERO])
 def test_every_choice_composes(choice):
     assert composed(choice).run == "demo"
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_with_every_cluster(experiment, cluster):
+    cfg = composed(f"experiment={experiment}", f"+cluster={cluster}", "cluster.partition=mine")
+    assert cfg.cluster.partition == "mine"
+    assert cfg.hardware.is_gpu == (cfg.cluster.gpus_per_node > 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("cluster.min_nodes=2", r"^cluster\.min_nodes=2 is not in \[1, cluster\.nodes=1\]"),
+        ("cluster.signal_delay_seconds=7200", r"^cluster\.signal_delay_seconds=7200 is not within the 120 minutes"),
+        ("cluster.tasks_per_node=-1", "^cluster: nodes, tasks_per_node"),
+        ("part=3", "^part=3: it is I/N"),
+        ("part=2/2", "^part=2/2: it is I/N"),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused(wrong, said):
+    with pytest.raises(Unusable, match=said):
+        composed("+cluster=slurm_cpu", wrong)
 
 
 def test_zero_stage_is_chosen_for_each_training():

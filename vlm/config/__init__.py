@@ -6,12 +6,14 @@ done, not what comes out, so they do not count in an artifact's key; nor do thos
 long as it only looks.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from vlm.config.cluster import ClusterConfig, Executor, SingleTaskConfig
 from vlm.config.data import (
     Answers,
     Captions,
@@ -47,12 +49,14 @@ __all__ = [
     "Answers",
     "Captions",
     "ChatTemplate",
+    "ClusterConfig",
     "DataConfig",
     "Dtype",
     "EvalConfig",
     "EvalRuntime",
     "ExampleConfig",
     "EvaluationConfig",
+    "Executor",
     "FeatureSelect",
     "Form",
     "Geometry",
@@ -71,6 +75,7 @@ __all__ = [
     "Schedule",
     "Scorer",
     "ShardRuntime",
+    "SingleTaskConfig",
     "SourceConfig",
     "SourceFormat",
     "SplitConfig",
@@ -99,7 +104,9 @@ class RootConfig:
     run: str = MISSING  # names runs/<run>/
     runs: str = "runs"  # folder of all runs
     seed: int = 0
-    cluster: Any = None  # null: work in this process
+    cluster: ClusterConfig | None = None  # null: work in this process; +cluster=NAME chooses from conf/cluster/
+    wait: bool = False  # with a cluster: follow the jobs until they end
+    part: str | None = None  # I/N: do only the I-th (from 0) of N shares of a stage that can be shared
     preflight: Any = False  # true: only estimate; sweep: compare settings; warn: go on where an estimate does not fit
     extend: bool = False  # allow a training begun with fewer epochs or steps to go on to the new number
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -113,6 +120,9 @@ class RootConfig:
     def __post_init__(self) -> None:
         if self.preflight not in PREFLIGHT_MODES:
             raise Unusable(f"preflight={self.preflight}: it is true, false, warn or sweep")
+        share = re.fullmatch(r"(\d+)/(\d+)", self.part or "0/1")
+        if not share or int(share[1]) >= int(share[2]):
+            raise Unusable(f"part={self.part}: it is I/N, the I-th (from 0) of N shares")
 
 
 ConfigStore.instance().store(name="schema", node=RootConfig)

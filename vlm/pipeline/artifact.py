@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import Unusable
+from vlm.errors import Hindered, Unusable
 from vlm.files import sha256, sync, write_whole
 from vlm.pipeline.provenance import now, provenance
 
@@ -113,7 +113,7 @@ def publish(
         if path.exists() and may_grow:
             _reopen(path, partial)
         if path.exists():  # another process finished it while this one waited to begin
-            raise Unusable(f"{path} was just written by another process: run it again")
+            raise Hindered(f"{path} was just written by another process: run it again")
         started = _claim(partial, identity, may_grow)
         (partial / "config.yaml").write_text(config)
         yield partial
@@ -124,6 +124,26 @@ def publish(
             (path / name).unlink(missing_ok=True)
 
 
+@contextmanager
+def contribute(path: Path, identity: Identity, share: str) -> Iterator[Path]:
+    """Yield the folder to do one share of the work in, beside others who do theirs; nothing is published.
+
+    `share` is I/N. Raises Unusable if the folder was begun with another key, Hindered if another process does the same
+    share or works on the whole.
+    """
+    partial = path.with_name(path.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    number = share.split("/")[0]
+    with (
+        _locked(path.parent / f".{path.name}.lock", shared=True),
+        _locked(path.parent / f".{path.name}.share{number}.lock"),
+    ):
+        with (path.parent / f".{path.name}.claim.lock").open("w") as claiming:
+            fcntl.lockf(claiming, fcntl.LOCK_EX)  # held for a moment, so the others wait
+            _claim(partial, identity, ())
+        yield partial
+
+
 def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
     """Leave headline figures that artifact.json will carry; the first rank's count."""
     if os.environ.get("RANK", "0") == "0":
@@ -131,15 +151,19 @@ def write_figures(folder: Path, figures: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock of this process alone: unlike flock's, it is not shared by worker processes that outlive a kill."""
-    with path.open("w") as handle:
+def _locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock of this process alone: unlike flock's, it is not shared by worker processes that outlive a kill.
+
+    Raises Hindered if others hold it; those who share it do not hinder each other.
+    """
+    with path.open("a+") as handle:
         try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
-            raise Unusable(f"another process is working on {path.name.strip('.').removesuffix('.lock')}") from None
+            raise Hindered(f"another process is working on {path.name.strip('.').removesuffix('.lock')}") from None
         yield
-        path.unlink(missing_ok=True)
+        if not shared:
+            path.unlink(missing_ok=True)
 
 
 def _reopen(path: Path, partial: Path) -> None:

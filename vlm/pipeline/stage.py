@@ -6,7 +6,7 @@
     partial, same key          go on in it
     partial, other key         refused, naming what differs
 
-Torch enters only inside `work`, so a misspelt setting or a missing input is answered at once.
+With a cluster, `work` is left to a job that runs the same script again. Torch enters only inside `work`, so a misspelt setting or a missing input is answered at once.
 """
 
 import difflib
@@ -23,10 +23,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from vlm.config import RootConfig, counts_in_key
+from vlm.config import ClusterConfig, Executor, RootConfig, counts_in_key
 from vlm.errors import Unusable
-from vlm.pipeline import artifact, preflight, sweep
-from vlm.pipeline.artifact import Identity
+from vlm.pipeline import artifact, jobs, preflight, requeue, sweep
+from vlm.pipeline.artifact import Artifact, Identity
+from vlm.pipeline.jobs import Job
 
 ALL_NODES = ("model", "data", "pretrain", "finetune", "eval")
 _jobs: list[Path] = []  # what the jobs of this process's sweep make
@@ -51,6 +52,8 @@ class Stage:
     distributed: bool = False
     estimate: Estimate | None = None  # (cfg, inputs that are there, ranks) -> the figures of pipeline/preflight.py
     may_grow: tuple[str, ...] = ()  # settings that extend=true lets change in work already begun
+    uses_gpu: bool = False  # distributed work does anyway
+    can_be_shared: bool = False  # `work` does one share of N where cfg.part says so, and what is missing where not
 
     @property
     def name(self) -> str:
@@ -65,12 +68,15 @@ class Stage:
         try:
             self._run(composed, first)
         except Unusable as problem:
-            sys.exit(f"{self.name}: {problem}" if first else 1)
+            requeue.leave_verdict(problem)
+            line = f"{self.name}: {problem}"
+            if problem.status == Unusable.status:
+                sys.exit(line if first else 1)
+            print(line, file=sys.stderr)
+            sys.exit(problem.status)
 
     def _run(self, composed: DictConfig, first: bool) -> None:
         cfg = typed(composed)
-        if cfg.cluster is not None:
-            raise Unusable("dispatch to a cluster is not built yet: leave out +cluster=, or start it under torchrun")
         base = root = Path(cfg.runs) / cfg.run
         if choice := sweep.choice_of_job():
             root = base / sweep.FOLDER / choice
@@ -79,22 +85,33 @@ class Stage:
             say(first, self.preflight(cfg, root))
             return
         out = root / self.name
-        inputs = {stage: self._input(root / stage, cfg.run) for stage in self.reads}
+        inputs, waits_for = self._inputs(cfg, root)
         identity = Identity(settings_of(composed, self.settings), {stage: found.key for stage, found in inputs.items()})
         if choice:
             sweep.share(base, out, identity.key)
-            _jobs.append(out)
 
         may_grow = self.may_grow if cfg.extend else ()
         found = artifact.load(out) if out.exists() else None
         if found and not identity.extends(found.settings, found.inputs, may_grow):
             artifact.require(out, identity)
             say(first, f"{self.name}: {out} is up to date")
+            _jobs.extend([out] if choice else [])
+            return
+        if cfg.cluster is not None:
+            from vlm.pipeline import cluster  # submitit enters only where there is something to submit
+
+            cluster.submit(self, cfg, composed, root, identity, waits_for)
+            return
+        if cfg.part is not None:
+            with artifact.contribute(out, identity, cfg.part) as folder:
+                self.work(cfg, {stage: found.path for stage, found in inputs.items()}, folder)
+            say(first, f"{self.name}: share {cfg.part} is done")
             return
         with artifact.publish(out, identity, OmegaConf.to_yaml(composed), first=first, may_grow=may_grow) as folder:
             say(first, f"{self.name}: working in {folder}")
             self.work(cfg, {stage: found.path for stage, found in inputs.items()}, folder)
         say(first, f"{self.name}: wrote {out}")
+        _jobs.extend([out] if choice else [])
 
     def preflight(self, cfg: RootConfig, root: Path) -> str:
         """Estimate this stage, leave the figures in the run's preflight.json, and return the table.
@@ -114,16 +131,29 @@ class Stage:
             return f"{self.name}: {root / preflight.REPORT}"
         return lines
 
-    def _input(self, path: Path, run: str) -> artifact.Artifact:
-        try:
-            return artifact.load(path)
-        except Unusable as missing:
-            raise Unusable(f"{missing}: run  python stages/{path.name}.py run={run}  first") from None
+    def _inputs(self, cfg: RootConfig, root: Path) -> tuple[dict[str, Artifact], dict[str, Job]]:
+        """Return the artifacts that this stage reads, by stage; and, on a cluster, the jobs that still make some.
+
+        Raises Unusable, naming the stage to run, if one is neither there nor on its way.
+        """
+        found, waits_for = {}, {}
+        queues = cfg.cluster is not None and cfg.cluster.executor is Executor.slurm
+        for stage in self.reads:
+            try:
+                found[stage] = artifact.load(root / stage)
+            except Unusable as missing:
+                if queues and (job := jobs.live(root, stage)):
+                    found[stage] = Artifact(root / stage, job.key, job.settings, job.inputs)
+                    waits_for[stage] = job
+                    continue
+                raise Unusable(f"{missing}: run  python stages/{stage}.py run={cfg.run}  first") from None
+        return found, waits_for
 
 
 def ranks_of(cfg: RootConfig) -> int:
-    """Return how many ranks a training would have: the hardware's own number, or torchrun's."""
-    return cfg.hardware.devices or int(os.environ.get("WORLD_SIZE", "1"))
+    """Return how many ranks a training would have: the hardware's own number, the cluster's, or torchrun's."""
+    of_cluster = cfg.cluster.nodes * cfg.cluster.ranks_per_node if cfg.cluster else None
+    return cfg.hardware.devices or of_cluster or int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def start(main: Callable[[], None]) -> None:
@@ -185,6 +215,8 @@ def _plainly(problem: Exception) -> str:
     text = str(problem)
     if wrong := re.search(r"Could not override '([^']+)'.*|Key '([^']+)' is? ?not in '(\w+)'", text):
         name = wrong[1] or wrong[2]
+        if name == "cluster":
+            return "a cluster is chosen with a plus: +cluster=NAME"
         if inner := re.search(r"Key '(\w+)' not in '(?!dict)\w+'", str(problem.__cause__)):
             name = name if name.endswith(inner[1]) else f"{name}.{inner[1]}"  # a key of a list's element
         near = difflib.get_close_matches(name, _names(), n=1)
@@ -200,5 +232,7 @@ def _plainly(problem: Exception) -> str:
 
 def _names() -> list[str]:
     found: dict[str, Any] = {}
-    _flatten("", OmegaConf.to_container(OmegaConf.structured(RootConfig), enum_to_str=True), found)
+    _flatten(
+        "", OmegaConf.to_container(OmegaConf.structured(RootConfig(cluster=ClusterConfig())), enum_to_str=True), found
+    )
     return [name.lstrip(".") for name in found]

@@ -20,7 +20,7 @@ from vlm.config import Schedule
 from vlm.data.loader import Batch
 from vlm.data.pixels import Preprocessing, normalise
 from vlm.data.plan import Plan
-from vlm.errors import Unusable
+from vlm.errors import Stopped, Unusable
 from vlm.train.checkpoint import Checkpoints, Progress
 from vlm.train.engine import Engine, gradient_norm, shards_states, update
 from vlm.train.report import Report
@@ -51,7 +51,7 @@ def fit(
     """Train from where `progress` stands to the end of the plan, or until `evaluation` has seen enough.
 
     A step whose gradient is no number is skipped, as is one whose loss is over `skip_above` times the usual one.
-    Raises Unusable when asked to stop, or after `max_skipped` skipped steps in a row; the last checkpoint stands.
+    Raises Stopped when asked to stop, Unusable after `max_skipped` skipped steps in a row; the last checkpoint stands.
     """
     engine.train()
     with StopRequest() as stop, Watchdog(watchdog_minutes) as watchdog:
@@ -83,7 +83,7 @@ def fit(
                 checkpoints.save(engine, progress)
                 evaluation.keep()
             if asked and progress.step < plan.steps and not evaluation.stopped:
-                raise Unusable(f"asked to stop: saved at step {progress.step} of {plan.steps}; run it again to go on")
+                raise Stopped(f"asked to stop: saved at step {progress.step} of {plan.steps}; run it again to go on")
     return progress
 
 
