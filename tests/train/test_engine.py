@@ -1,13 +1,17 @@
 import pytest
 import torch
+from deepspeed.runtime.zero.linear import zero3_linear_wrap
 from torch import nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from vlm.config import Recompute
 from vlm.train.engine import (
     begin_restore,
     end_restore,
     gather,
     gradient_norm,
     join_ranks,
+    lighten,
     link_states,
     restore,
     start_engine,
@@ -73,3 +77,29 @@ def test_the_gradient_is_clipped(engine_of):
     assert norm > 1e3
     first_moment = torch.cat([gather(engine, trainee)["exp_avg"].flatten() for trainee in trainees])
     assert first_moment.norm() == pytest.approx(0.1 * 0.5, rel=1e-3)  # (1 - beta) times the clipped gradient
+
+
+def gradients(recompute: Recompute, attention: str) -> dict[str, torch.Tensor]:
+    """Return the gradients of a small language model whose biases count."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = Qwen2Config(vocab_size=64, num_key_value_heads=2, attn_implementation=attention, **shape)
+    model = Qwen2ForCausalLM(config).train()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("bias"):
+                weight.normal_()
+    lighten(model.model, recompute, compiled=False)
+    words = torch.arange(20).unsqueeze(0)
+    model(input_ids=words, labels=words, use_cache=False).loss.backward()
+    return {name: weight.grad for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("linear", [nn.functional.linear, zero3_linear_wrap], ids=["torch", "zero 3"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_recomputed_gradients_are_the_same_to_the_bit(monkeypatch, linear, attention):
+    monkeypatch.setattr(nn.functional, "linear", linear)  # ZeRO-3 replaces it
+    expected = gradients(Recompute.none, attention)
+    for recompute in (Recompute.selective, Recompute.full):
+        found = gradients(recompute, attention)
+        assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())

@@ -24,6 +24,7 @@ if not torch.cuda.is_available():
 import deepspeed  # noqa: E402 - reads the two variables above
 from deepspeed.ops import __compatible_ops__  # noqa: E402
 from deepspeed.runtime.zero import GatheredParameters  # noqa: E402
+from deepspeed.runtime.zero.linear import LinearFunctionForZeroStage3  # noqa: E402
 from deepspeed.utils import (  # noqa: E402
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -33,6 +34,16 @@ from deepspeed.utils import (  # noqa: E402
 
 # Gloo does the same without a compiler; left on, the first start on several CPU ranks builds this for a minute.
 __compatible_ops__["deepspeed_shm_comm"] = False
+LINEAR = nn.functional.linear
+
+
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return LINEAR(rows, weight, bias)
+
+
+# ZeRO-3 puts this function in the place of torch's linear, for the rest of the process. Its own forward adds the bias
+# in place, to a product that selective recomputation has kept: recomputed, the bias would count twice.
+LinearFunctionForZeroStage3.forward = staticmethod(_linear)
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 Engine = deepspeed.DeepSpeedEngine
