@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -153,6 +155,29 @@ def tiny_shards(tiny_corpus: Path, tiny_chat: Chat, tmp_path_factory: pytest.Tem
     )
     build(data, tiny_chat, 0, folder)
     return folder
+
+
+BROWSER_FLAGS = """headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking
+    disable-component-update disable-sync disable-dev-shm-usage window-size=1200,1000"""
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator:
+    """A headless Chromium, driven by selenium; it keeps what a page writes to its console."""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("no browser: Debian's packages chromium and chromium-driver are not installed")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in BROWSER_FLAGS.split():
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'browser'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chromium = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield chromium
+    chromium.quit()
 
 
 def _name(number: int) -> str:

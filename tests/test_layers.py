@@ -27,6 +27,7 @@ ONLY_IN = {
     "deepspeed": {"train/engine.py", "train/checkpoint.py"},
     "openai": {"instruct/endpoint.py"},
     "httpx2": {"instruct/endpoint.py"},
+    "gradio": {"eval/chat_page.py"},
 }
 TORCH_FREE = ["vlm.config", "vlm.pipeline.stage", "vlm.pipeline.artifact", "vlm.model.hub", "vlm.data.plan"]
 
