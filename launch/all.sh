@@ -3,6 +3,7 @@
 # this again is how to resume.
 #   launch/all.sh                                 the embedded demo, on a CPU
 #   launch/all.sh run=mine experiment=mine        a recipe of your own
+#   launch/all.sh … +cluster=slurm_a100x4         as jobs, each after those it reads; wait=true follows them
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -10,6 +11,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 case " $*" in
     *" experiment="* | *" model="* | *" data="* | *" --"* | *" -h"*) ;; # not the demo, or a question
     *) python -m vlm.demo ;;                                            # made on first use, like a download
+esac
+
+case " $*" in
+    *" preflight=true"* | *" preflight=sweep"*) ;;
+    *" +cluster="*) exec python launch/submit.py "$@" ;;
 esac
 
 for stage in stages/[0-9][0-9]_*.py; do

@@ -11,8 +11,8 @@ def failed(*progress: int) -> list[Leg]:
     return [Leg(i, 137, step, is_failure=True, put_back=True) for i, step in enumerate(progress)]
 
 
-def after(status: int, before: list[Leg], progress: int = 100, verdict: str | None = None) -> tuple[bool, int]:
-    leg = decide(status, verdict, progress, len(before), before, LIMITS)
+def after(status: int, before: list[Leg], progress: int = 100) -> tuple[bool, int]:
+    leg = decide(status, "", progress, len(before), before, LIMITS)
     return leg.put_back, leg.delay
 
 
@@ -21,9 +21,18 @@ def test_what_is_done_or_would_come_again_is_not_put_back(status):
     assert after(status, []) == (False, 0)
 
 
-def test_a_rank_that_was_killed_because_another_gave_up_does_not_hide_the_reason():
-    leg = decide(137, "the loss is no number", 5, 0, [], LIMITS)
-    assert (leg.put_back, leg.why) == (False, "the loss is no number")
+def test_a_rank_that_was_killed_because_another_ended_does_not_hide_the_reason(tmp_path, monkeypatch):
+    left = tmp_path / "verdict"
+    monkeypatch.setenv(requeue.VERDICT, str(left))
+    requeue.leave_verdict(Hindered("lost"))
+    assert requeue.take_verdict(left, 137) == (137, "")
+    requeue.leave_verdict(Stopped("saved"))
+    assert requeue.take_verdict(left, 143) == (3, "saved")
+    for problem in (Stopped("saved"), Unusable("bad data")):
+        requeue.leave_verdict(problem)
+    assert requeue.take_verdict(left, 137) == (1, "bad data")
+    assert requeue.take_verdict(left, 137) == (137, "")
+    assert decide(1, "bad data", 5, 0, [], LIMITS).why == "bad data"
 
 
 def test_what_was_saved_at_a_signal_goes_on_at_once_but_not_for_ever():
@@ -55,12 +64,3 @@ def test_progress_is_the_newest_checkpoint_or_the_files_that_are_there(tmp_path)
     (tmp_path / "02_shard.partial").mkdir()
     (tmp_path / "02_shard.partial/000000.tar").touch()
     assert requeue.progress_of(tmp_path / "02_shard") == 1
-
-
-def test_only_an_error_that_would_come_again_leaves_a_verdict(tmp_path, monkeypatch):
-    monkeypatch.setenv(requeue.VERDICT, str(tmp_path / "verdict"))
-    for passing in (Stopped("saved"), Hindered("lost")):
-        requeue.leave_verdict(passing)
-        assert not (tmp_path / "verdict").exists()
-    requeue.leave_verdict(Unusable("bad data"))
-    assert (tmp_path / "verdict").read_text() == "bad data"

@@ -1,8 +1,7 @@
 """A stage as a job: the same script on frozen settings, under SLURM or as processes on this machine.
 
-Nothing is pickled and the login node imports no torch: what a job runs is a command line, and its log begins with it.
-The batch script says where the ranks meet; each rank takes its number from SLURM's variables. When the ranks have
-ended, the script decides whether the job is put back (vlm/pipeline/requeue.py). submitit writes and submits the script.
+Nothing is pickled and the login node imports no torch: what a job runs is a command line, and its log begins with it
+(vlm/pipeline/batch.py). submitit writes the script around it and submits it.
 """
 
 import contextlib
@@ -12,38 +11,27 @@ import os
 import shlex
 import shutil
 import socket
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import submitit
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from submitit.core.utils import FailedJobError
 
 from vlm.config import ClusterConfig, Executor, RootConfig
 from vlm.errors import Unusable
 from vlm.pipeline import artifact, jobs
-from vlm.pipeline.artifact import Artifact, Identity
+from vlm.pipeline.artifact import Identity
+from vlm.pipeline.batch import afterwards, before, by_hand, command_of, freeze, resources, resources_of, script_of
 from vlm.pipeline.jobs import Job
 from vlm.pipeline.provenance import now
-from vlm.pipeline.requeue import VERDICT, Limits
 
 if TYPE_CHECKING:
     from vlm.pipeline.stage import Stage  # it submits through this module
-
-FROZEN = """\
-# The settings of one job, as they were when it was submitted.
-defaults:
-  - schema
-  - override hydra/job_logging: none
-  - override hydra/hydra_logging: none
-  - _self_
-hydra: {output_subdir: null, run: {dir: .}}
-"""
 
 
 def submit(
@@ -72,16 +60,6 @@ def submit(
         f", after {', '.join(f'{name} ({other})' for name, other in job.waits_for.items())}" if job.waits_for else ""
     )
     print(f"{stage.name}: job {job.job_id}{after}; logs in {folder / stage.name}", flush=True)
-
-
-def freeze(folder: Path, stage: str, composed: DictConfig, root: Path) -> Path:
-    """Write the settings that a job runs on, whatever becomes of conf/ meanwhile; return their file."""
-    settings = composed.copy()
-    settings.cluster, settings.wait, settings.preflight = None, False, False
-    settings.run = str(root.relative_to(settings.runs))  # a sweep's choice is a run of its own
-    path = folder / f"{stage}.frozen.yaml"
-    path.write_text(FROZEN + OmegaConf.to_yaml(settings))
-    return path
 
 
 def queue(
@@ -154,115 +132,13 @@ def slurm_executor(
         stderr_to_stdout=True,
         wckey=None,
         array_parallelism=array,
-        setup=_before(stage, cluster, config, array),
-        teardown=_afterwards(stage, cluster, folder, root),
-        **_resources(stage, cluster),
+        setup=before(stage, cluster, config, array),
+        teardown=afterwards(stage, cluster, folder, root),
+        **resources(stage, cluster),
     )
     if array > 1:
         executor.parameters["map_count"] = array
     return executor
-
-
-def _resources(stage: "Stage", cluster: ClusterConfig) -> dict[str, Any]:
-    """Return what a stage asks for, as parameters of submitit's executor."""
-    single, gpus = cluster.single, 0
-    more = {"mem": single.mem, "requeue": True, "kill-on-invalid-dep": "yes"}
-    if stage.distributed:
-        gpus = cluster.gpus_per_node
-        more |= {"mem": cluster.mem}
-        more |= {"nodes": f"{cluster.min_nodes}-{cluster.nodes}"} if cluster.min_nodes else {}
-        asked = {"nodes": cluster.nodes, "ntasks_per_node": cluster.ranks_per_node, "time": cluster.minutes}
-    else:
-        gpus = min(1, cluster.gpus_per_node) if stage.uses_gpu else 0
-        asked = {"nodes": 1, "ntasks_per_node": 1, "time": cluster.minutes if gpus else single.minutes}
-    if gpus and cluster.gpu_type:
-        more |= {"gpus-per-node": f"{cluster.gpu_type}:{gpus}"}
-    elif gpus:
-        asked |= {"gpus_per_node": gpus}
-    like_ranks = bool(gpus) or stage.distributed
-    cores = cluster.cpus_per_gpu if like_ranks else single.cpus
-    return asked | {
-        "partition": cluster.partition if like_ranks else single.partition or cluster.partition,
-        "constraint": cluster.constraint if like_ranks or not cluster.gpus_per_node else None,
-        "cpus_per_task": cores,
-        "signal_delay_s": min(cluster.signal_delay_seconds, 30 * asked["time"]),
-        "srun_args": ["--kill-on-bad-exit=1", "--wait=60", f"--cpus-per-task={cores}"],
-        "additional_parameters": more | cluster.additional_parameters,
-    }
-
-
-def resources_of(stage: "Stage", cluster: ClusterConfig) -> str:
-    """Return in a few words what a stage asks for."""
-    asked = _resources(stage, cluster)
-    nodes, tasks = asked["additional_parameters"].get("nodes", asked["nodes"]), asked["ntasks_per_node"]
-    gpus = asked.get("gpus_per_node") or asked["additional_parameters"].get("gpus-per-node")
-    words = [f"{nodes} x {tasks} tasks" if stage.distributed else "1 task"]
-    words += [f"{gpus} GPUs a node"] if gpus else []
-    return ", ".join([*words, f"{asked['cpus_per_task']} cores each", f"{asked['time']} min"])
-
-
-def command_of(stage: "Stage", config: Path, array: int = 1) -> str:
-    """Return what each task runs: the stage's script, with its place among the ranks from SLURM's variables.
-
-    USR2 is ignored until the script listens to it; to a process that does not, it is deadly.
-    """
-    words = ["trap '' USR2;"]
-    if stage.distributed:
-        words.append("export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS;")
-    words += ["exec", shlex.join(script_of(stage, config))]
-    words += [f"part=$SLURM_ARRAY_TASK_ID/{array}"] if array > 1 else []
-    return shlex.join(["bash", "-c", " ".join(words)])
-
-
-def script_of(stage: "Stage", config: Path) -> list[str]:
-    """Return the command line that runs a stage on frozen settings in one process."""
-    script = str(Path(stage.script).resolve())
-    name = config.name.removesuffix(".yaml")
-    return [sys.executable, "-u", script, "--config-dir", str(config.parent.absolute()), "--config-name", name]
-
-
-def by_hand(stage: "Stage", cluster: ClusterConfig, config: Path, array: int = 1) -> str:
-    """Return the line that does the same as a job on one machine, for a person to paste."""
-    command = script_of(stage, config)
-    if stage.distributed:
-        ranks = cluster.nodes * cluster.ranks_per_node
-        command = [command[0], "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *command[2:]]
-    else:
-        command.remove("-u")
-    share = [f"part=0/{array}"] if array > 1 else []
-    return f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join([*command, *share])}"
-
-
-def _before(stage: "Stage", cluster: ClusterConfig, config: Path, array: int) -> list[str]:
-    """Return the lines of the batch script before the ranks start."""
-    folder = shlex.quote(str((config.parent / stage.name).absolute()))
-    environment = dict(cluster.environment)
-    if cluster.interface:
-        environment |= {"GLOO_SOCKET_IFNAME": cluster.interface, "NCCL_SOCKET_IFNAME": cluster.interface}
-    meet = [
-        'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-        "export MASTER_PORT=$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0} * 1009) % 12000))",
-    ]
-    return [
-        f"echo {shlex.quote('$ ' + by_hand(stage, cluster, config, array))}",
-        f"cd {shlex.quote(str(Path.cwd()))} || exit 1",
-        *cluster.setup,
-        *(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
-        *(meet if stage.distributed else []),
-        f"export {VERDICT}={folder}/${{SLURM_JOB_ID}}_verdict.txt",
-        f'rm -f "${VERDICT}"',
-        "trap : TERM  # so that this script outlives the ranks and can put the job back",
-    ]
-
-
-def _afterwards(stage: "Stage", cluster: ClusterConfig, folder: Path, root: Path) -> list[str]:
-    """Return the lines of the batch script after the ranks have ended: the job's status is theirs."""
-    limits = [f"--{name.replace('_', '-')}={getattr(cluster, name)}" for name in Limits.__annotations__]
-    python = shlex.join([sys.executable, "-m", "vlm.pipeline.requeue"])
-    places = (
-        f"{shlex.quote(str(folder))}/${{SLURM_JOB_ID}}_legs.jsonl {shlex.quote(str((root / stage.name).absolute()))}"
-    )
-    return ["status=$?", f"{python} {places} $status {' '.join(limits)}", "exit $status"]
 
 
 @contextlib.contextmanager
@@ -328,9 +204,3 @@ def _free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return listening.getsockname()[1]
-
-
-def input_of(path: Path, root: Path) -> tuple[Artifact, Job] | None:
-    """Return an input that a queued or running job makes, as it will be, and that job."""
-    job = jobs.live(root, path.name)
-    return (Artifact(path, job.key, job.settings, job.inputs), job) if job else None

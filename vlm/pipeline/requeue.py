@@ -2,13 +2,14 @@
 
     python -m vlm.pipeline.requeue LEGS ARTIFACT STATUS …     (written into the script by vlm/pipeline/cluster.py)
 
-    status 0         done
-    1, 2, a verdict  bad settings, bad data, a loss that is no number: the same would come again, so it is not put back
-    3                a signal came (time limit, preemption, scancel --signal) and the work saved: put back at once
-    others           a killed rank, a hang (75), a lost connection: put back after a growing delay, a few times, and only
-                     if the work got further than when it last failed
+    status 0   done
+    1, 2       bad settings, bad data, a loss that is no number: the same would come again, so it is not put back
+    3          a signal came (time limit, preemption, scancel --signal) and the work saved: put back at once
+    others     a killed rank, a hang (75), a lost connection: put back after a growing delay, a few times, and only
+               if the work got further than when it last failed
 
-A node that fails takes this script with it; SLURM itself then puts the job back.
+The first rank that ends ends the others, so their status may hide its own: a rank leaves what it ended with in a file,
+its verdict, which counts. A node that fails takes this script with it; SLURM itself then puts the job back.
 """
 
 import argparse
@@ -49,12 +50,12 @@ class Limits:
     retry_seconds: int
 
 
-def decide(status: int, verdict: str | None, progress: int, restart: int, before: Sequence[Leg], limits: Limits) -> Leg:
-    """Say what becomes of a job whose ranks ended with `status`, after the legs `before`."""
+def decide(status: int, words: str, progress: int, restart: int, before: Sequence[Leg], limits: Limits) -> Leg:
+    """Say what becomes of a job whose ranks ended with `status` and last `words`, after the legs `before`."""
     if status == 0:
         return Leg(restart, status, progress, why="done")
-    if verdict or status in (1, 2):
-        return Leg(restart, status, progress, why=verdict or "the same would come again")
+    if status in (1, 2):
+        return Leg(restart, status, progress, why=words or "the same would come again")
     if status == Stopped.status:
         if restart >= limits.max_requeues:
             return Leg(restart, status, progress, why=f"saved, but put back {restart} times already: submit it again")
@@ -89,10 +90,21 @@ def read_legs(path: Path) -> list[Leg]:
 
 
 def leave_verdict(problem: Unusable) -> None:
-    """Leave, inside a job, the sentence of an error that would come again, for the end of the batch script."""
+    """Leave, inside a job, the status and the sentence of an error; one that would come again outweighs others."""
     path = os.environ.get(VERDICT)
-    if path and problem.status == Unusable.status:
-        Path(path).write_text(str(problem))
+    if path and problem.status in (Unusable.status, Stopped.status):
+        with Path(path).open("a") as file:
+            file.write(f"{problem.status} {problem}\n")
+
+
+def take_verdict(path: Path, status: int) -> tuple[int, str]:
+    """Return what the ranks ended with, status and words: as they left it in a file, else the status of the step."""
+    left = sorted(path.read_text().splitlines()) if path.is_file() else []
+    path.unlink(missing_ok=True)
+    if not left or not status:
+        return status, ""
+    number, _, words = left[0].partition(" ")
+    return int(number), words
 
 
 def may_be_put_back(job: str) -> bool:
@@ -123,15 +135,13 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, required=True)
     asked = parser.parse_args()
     limits = Limits(**{name: getattr(asked, name) for name in Limits.__annotations__})
-    left = Path(os.environ[VERDICT])
-    verdict = left.read_text() if left.is_file() else None
-    left.unlink(missing_ok=True)
+    status, words = take_verdict(Path(os.environ[VERDICT]), asked.status)
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    leg = decide(asked.status, verdict, progress_of(asked.artifact), restart, read_legs(asked.legs), limits)
+    leg = decide(status, words, progress_of(asked.artifact), restart, read_legs(asked.legs), limits)
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
     if leg.put_back and not may_be_put_back(job):
-        leg = Leg(restart, asked.status, leg.progress, why="SLURM ended it, or puts it back itself")
+        leg = Leg(restart, status, leg.progress, why="cancelled, or put back by SLURM itself")
     with asked.legs.open("a") as file:
         file.write(json.dumps(asdict(leg)) + "\n")
     if asked.status:
