@@ -4,6 +4,7 @@ import pytest
 
 from vlm.config import Captions, SourceConfig, SourceFormat
 from vlm.data.sources import read
+from vlm.errors import Unusable
 
 RECORDS = [
     {"url": "http://x/1", "image_id": "8f00.jpg", "caption": [f"一个 女人 坐在 海边 第{k}句🙂" for k in range(5)]},
@@ -36,6 +37,20 @@ def test_one_of_them_is_chosen_by_the_seed(rows_of):
     chosen = [[row.id for row in rows_of(records, seed, captions=Captions.one)] for seed in (0, 0, 1)]
     assert [identity.split("#")[0] for identity in chosen[0]] == [f"{n}.jpg" for n in range(20)]
     assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_one_of_several_prompts_is_drawn_for_each_caption_by_the_seed(rows_of):
+    prompts = ["请描述这张图片。", "这张图片里有什么？"]
+    records = [{**RECORDS[0], "image_id": f"{n}.jpg"} for n in range(8)]
+    seen = [[row.sample.turns[0].text for row in rows_of(records, seed, prompts=prompts)] for seed in (0, 0, 1)]
+    assert set(seen[0]) == {f"<image>\n{prompt}" for prompt in prompts}
+    assert seen[0] == seen[1] != seen[2]
+
+
+@pytest.mark.parametrize("wrong", [{"prompts": []}, {"prompts": ["a"], "prompt": "b"}], ids=str)
+def test_prompts_that_leave_no_choice_or_two_are_refused(rows_of, wrong):
+    with pytest.raises(Unusable, match="captions: prompts holds at least one"):
+        rows_of(RECORDS, **wrong)
 
 
 @pytest.mark.parametrize("record", [7, {}, {"image_id": "a"}, {"image_id": "a", "caption": []}, {"caption": ["x"]}])

@@ -64,6 +64,7 @@ class SourceConfig:
     split: str | None = None  # scienceqa: which list of pid_splits.json is read
     image_names: str = "{:012d}.jpg"  # of COCO's pictures by number; 2014: COCO_train2014_{:012d}.jpg
     prompt: str | None = None  # what captions answer, or what follows a question; null: what LLaVA says there
+    prompts: list[str] | None = None  # instead, for captions: one is drawn for each by the seed
     system: str | None = None  # begins each conversation that has no system turn; null: the chat template's own
     captions: Captions = Captions.all  # coco_captions, ai_challenger
     answers: Answers = Answers.direct  # aokvqa
@@ -78,6 +79,8 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise Unusable(f"data source {self.label}: fraction={self.fraction} is not in (0, 1]")
+        if self.prompts is not None and (self.prompt is not None or not self.prompts):
+            raise Unusable(f"data source {self.label}: prompts holds at least one, and prompt is null beside it")
         if self.repeat < 1 or (self.limit or 0) < 0:
             raise Unusable(f"data source {self.label}: repeat is at least 1, limit at least 0")
 

@@ -10,7 +10,7 @@ from typing import Any
 from vlm.config import Captions, SourceConfig
 from vlm.data.coco import PROMPT
 from vlm.data.records import json_records
-from vlm.data.samples import Reject, Row, Sample, asked, draw, images_of, rows_of, text_of, texts_of
+from vlm.data.samples import Reject, Row, Sample, asked, caption_prompt, draw, images_of, rows_of, text_of, texts_of
 
 
 def ai_challenger(source: SourceConfig, seed: int) -> Iterator[Row]:
@@ -20,7 +20,7 @@ def ai_challenger(source: SourceConfig, seed: int) -> Iterator[Row]:
     def make(identity: str, record: Mapping[str, Any]) -> Sample:
         if record["fault"]:
             raise record["fault"]
-        turns = asked(source.prompt or PROMPT, record["text"])
+        turns = asked(caption_prompt(source, seed, identity, PROMPT), record["text"])
         return Sample(identity, source.label, turns, (image(record["image"]),), {"image_id": record["image"]})
 
     return rows_of(source.label, _captions(source, seed), make)

@@ -11,7 +11,7 @@ from vlm.config import SourceConfig
 from vlm.data.coco import PROMPT
 from vlm.data.llava import identified
 from vlm.data.records import json_records
-from vlm.data.samples import Reject, Row, Sample, asked, images_of, rows_of, text_of
+from vlm.data.samples import Reject, Row, Sample, asked, caption_prompt, images_of, rows_of, text_of
 
 
 def caps_boxes(source: SourceConfig, seed: int) -> Iterator[Row]:
@@ -22,7 +22,7 @@ def caps_boxes(source: SourceConfig, seed: int) -> Iterator[Row]:
         boxes = record.get("instances", [])
         if not isinstance(boxes, list) or not all(map(_is_box, boxes)):
             raise Reject("format", "'instances' is no list of a category and four numbers in 0..1 each")
-        turns = asked(source.prompt or PROMPT, text_of(record, "caption"))
+        turns = asked(caption_prompt(source, seed, identity, PROMPT), text_of(record, "caption"))
         extra = {"image_id": record.get("id"), "boxes": boxes}
         return Sample(identity, source.label, turns, (image(text_of(record, "image")),), extra)
 

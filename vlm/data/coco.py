@@ -15,7 +15,7 @@ from typing import Any
 from vlm.config import Captions, SourceConfig
 from vlm.data.llava import identified
 from vlm.data.records import json_list
-from vlm.data.samples import Reject, Row, Sample, asked, draw, images_of, rows_of, text_of
+from vlm.data.samples import Reject, Row, Sample, asked, caption_prompt, draw, images_of, rows_of, text_of
 from vlm.errors import Unusable
 
 PROMPT = "Provide a brief description of the given image."  # LLaVA's
@@ -43,7 +43,7 @@ def coco_captions(source: SourceConfig, seed: int) -> Iterator[Row]:
         if number in known.boxes:
             extra["boxes"] = [_relative(*box, *known.sizes.get(number, (0, 0))) for box in known.boxes[number]]
         name = known.names.get(number) or source.image_names.format(number)
-        turns = asked(source.prompt or PROMPT, text_of(record, "caption"))
+        turns = asked(caption_prompt(source, seed, identity, PROMPT), text_of(record, "caption"))
         return Sample(identity, source.label, turns, (image(name),), extra)
 
     captions = identified(json_list(path, "annotations"))

@@ -92,6 +92,13 @@ def draw(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode(errors="backslashreplace")).digest()[:8], "big")
 
 
+def caption_prompt(source: SourceConfig, seed: int, identity: str, usual: str) -> str:
+    """Return what a caption answers: the source's own prompt, one of its prompts drawn by the seed, or the usual one."""
+    if source.prompts:
+        return source.prompts[draw(seed, f"prompt of {identity}") % len(source.prompts)]
+    return source.prompt or usual
+
+
 def asked(question: str, answer: str, *, shows_picture: bool = True) -> tuple[Turn, Turn]:
     """Return one exchange; the picture stands before the question."""
     return Turn("user", f"{IMAGE}\n{question}" if shows_picture else question), Turn("assistant", answer)

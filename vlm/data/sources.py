@@ -36,6 +36,7 @@ READERS: dict[SourceFormat, Callable[[SourceConfig, int], Iterator[Row]]] = {
 }
 FOLDERS = {SourceFormat.tars: "*.tar", SourceFormat.parquet: "*.parquet"}  # formats whose path may be a folder
 TAKES_ANNOTATIONS = {SourceFormat.vqa, SourceFormat.scienceqa, SourceFormat.coco_captions}
+CAPTIONS = {SourceFormat.coco_captions, SourceFormat.caps_boxes, SourceFormat.ai_challenger, SourceFormat.tars}
 HAS_NO_PLACE_FOR_IMAGES = {SourceFormat.tars, SourceFormat.parquet}  # they are inside its files
 MAY_BE_TEXT_ONLY = {SourceFormat.llava, SourceFormat.scienceqa} | HAS_NO_PLACE_FOR_IMAGES
 
@@ -59,6 +60,8 @@ def check(source: SourceConfig) -> None:
             raise Unusable(f"{named}: the annotations {source.annotations} are not there")
     elif source.format is SourceFormat.vqa:
         raise Unusable(f"{named}: format vqa needs annotations=, the file with the answers")
+    if source.prompts is not None and source.format not in CAPTIONS:
+        raise Unusable(f"{named}: format {source.format.value} has no captions that prompts= could ask for")
     if source.format is SourceFormat.scienceqa and (source.split is None) is not (source.annotations is None):
         raise Unusable(f"{named}: split= and annotations= (pid_splits.json) are given together or not at all")
     if source.format is SourceFormat.parquet and importlib.util.find_spec("pyarrow") is None:

@@ -14,7 +14,7 @@ from typing import Any
 from vlm.config import SourceConfig
 from vlm.data.coco import PROMPT
 from vlm.data.images import InTar
-from vlm.data.samples import Reject, Row, Sample, asked, rows_of, text_of
+from vlm.data.samples import Reject, Row, Sample, asked, caption_prompt, rows_of, text_of
 from vlm.errors import Unusable
 
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"})
@@ -30,7 +30,8 @@ def tars(source: SourceConfig, seed: int) -> Iterator[Row]:
         about = _about(record)
         text = _decoded(record["txt"]) if "txt" in record else text_of(about, "caption")
         extra = {key: value for key, value in about.items() if key not in {"caption", "exif"}}
-        return Sample(identity, source.label, asked(source.prompt or PROMPT, text), (record["image"],), extra)
+        turns = asked(caption_prompt(source, seed, identity, PROMPT), text)
+        return Sample(identity, source.label, turns, (record["image"],), extra)
 
     return rows_of(source.label, (pair for path in files_at(source.path, "tar") for pair in _pairs(path)), make)
 
