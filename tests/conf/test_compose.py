@@ -100,6 +100,9 @@ RECIPES = {  # of each recipe: settings that its source states
         "finetune.lora.dropout": 0.05,
         "finetune.lr.lora": 2e-4,
         "finetune.lr.projector": 2e-5,
+        "finetune.evaluation.each_epoch": True,
+        "finetune.evaluation.metric": "questions",
+        "finetune.evaluation.keep_best": 1,
         "finetune.epochs": 10,
         "finetune.samples_per_step": 16 * 4,
         "finetune.schedule": Schedule.cosine,
@@ -150,6 +153,13 @@ for size in ("7b", "13b"):
 def test_a_recipe_has_the_values_of_its_source(recipe):
     cfg = composed(f"experiment={recipe}")
     assert {name: attrgetter(name)(cfg) for name in RECIPES[recipe]} == RECIPES[recipe]
+
+
+@pytest.mark.parametrize("kind", ["", "_lora"])
+def test_llava_13b_differs_from_7b_in_its_language_model_alone(kind):
+    assert composed(f"experiment=llava15_13b{kind}", "model=demo") == composed(
+        f"experiment=llava15_7b{kind}", "model=demo"
+    )
 
 
 @pytest.mark.parametrize("strategy", ["full", "freeze_vision", "lora", "qlora"])

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlm.data.index import Split
+from vlm.data.samples import Sample
+
 from .conftest import ALONE, ROOT, STAGES
 
 ROWS = 12
-HELD_OUT = "data.finetune.held_out_fraction=0.5"
-RECIPES = {"train_llava": [HELD_OUT], "okvqa": [], "basic_vlm": [HELD_OUT], "llava15_7b": [HELD_OUT]}
+RECIPES = ("train_llava", "okvqa", "basic_vlm", "llava15_7b")
 VARIANTS = {"llava15_7b": ["experiment=llava15_7b_lora"], "train_llava": ["finetune=full", "finetune=freeze_vision"]}
+ONLY_LARGER = {"llava15_13b", "llava15_13b_lora"}  # than those of 7B: tests/conf/test_compose.py
 
 
 def pictures(folder: Path, names: list[str]) -> list[str]:
@@ -89,6 +92,11 @@ def workplace(tmp_path_factory) -> Path:
     return place
 
 
+def samples_of(folder: Path) -> list[Sample]:
+    split = Split(folder)
+    return [split.read(number).sample for number in range(len(split))]
+
+
 def run(stage: str, place: Path, overrides: list[str]) -> str:
     done = subprocess.run(
         [sys.executable, str(ROOT / f"stages/{stage}.py"), *overrides],
@@ -102,24 +110,35 @@ def run(stage: str, place: Path, overrides: list[str]) -> str:
     return done.stdout
 
 
+def test_every_recipe_is_tried_here():
+    variants = {one.removeprefix("experiment=") for of in VARIANTS.values() for one in of if "experiment=" in one}
+    tried = {*RECIPES, *variants, *ONLY_LARGER}
+    assert {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")} == {*tried, "demo", "none"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_runs_from_its_corpora_to_its_report(workplace, tiny_language_model, tiny_tower, recipe):
     small = [
         *("model=demo", f"model.language_model={tiny_language_model}", f"model.vision_tower={tiny_tower}"),
-        *("data.limit=10", "eval.tasks.questions.max_new_tokens=2"),
+        *("data.limit=10", "data.finetune.held_out_fraction=0.5", "eval.tasks.questions.max_new_tokens=2"),
         *(f"{stage}.{setting}=2" for stage in ("pretrain", "finetune") for setting in ("steps", "samples_per_step")),
     ]
-    overrides = [f"run={recipe}", f"experiment={recipe}", *small, *RECIPES[recipe]]
-    said = {stage: run(stage, workplace, overrides) for stage in STAGES}
+    overrides = [f"run={recipe}", f"experiment={recipe}", *small]
+    said = {stage: run(stage, workplace, overrides) for stage in STAGES[:4]}
+    assert "2 steps" in run("04_finetune", workplace, [*overrides, "preflight=true", "hardware=a100_80"])
+    said |= {stage: run(stage, workplace, overrides) for stage in STAGES[4:]}
     made = workplace / "runs" / recipe
     assert "export gate: exported model and training differ by" in said["04_finetune"]
+    last = json.loads((made / "04_finetune/metrics.jsonl").read_text().splitlines()[-1])
+    assert last["kind"] == "evaluation" and last["held_out/loss"] > 0
     learnt, held = (
         json.loads((made / f"02_shard/finetune{part}/shards.json").read_text()) for part in ("", "_held_out")
     )
     assert learnt["rejected"] == held["rejected"] == 0
     for source, of in learnt["by_source"].items():
         assert of["read"] + held["by_source"].get(source, {"read": 0})["read"] == 10, source
+        assert of["samples"] and held["by_source"][source]["samples"], source
     assert (made / "05_eval/report.html").is_file()
     card = (made / "04_finetune/model/README.md").read_text()
     assert all(source in card for source in learnt["by_source"])
@@ -129,6 +148,15 @@ def test_a_recipe_runs_from_its_corpora_to_its_report(workplace, tiny_language_m
         run("04_finetune", workplace, [*others, variant])
         assert (made / "04_finetune/adapter").is_dir() is ("lora" in variant)
 
+    if recipe == "basic_vlm":  # both languages, each with its own prompts
+        samples = samples_of(made / "02_shard/finetune")
+        chinese = [sample.turns for sample in samples if sample.source == "ai_challenger"]
+        assert all(
+            "只鹅" in answer.text and "图" in question.text or "看到" in question.text for question, answer in chinese
+        )
+        assert any(sample.turns[0].text.startswith("<image>\nWhat is in detail_23k") for sample in samples)
     if recipe == "okvqa":  # its 03 leaves the published projector, as everything, as it is
+        asked = json.loads((made / "05_eval/metrics.json").read_text())["questions"]
+        assert asked["n"] == 10 and 0 <= last["questions/accuracy"] <= 100
         for before in (made / "01_assemble/model").glob("*.safetensors"):
             assert before.read_bytes() == (made / "03_pretrain/model" / before.name).read_bytes()
