@@ -177,6 +177,10 @@ def test_a_recipe_takes_another_strategy_by_one_word(recipe, strategy):
         (["finetune.train.projector=false"], r"^lr\.projector=0\.006 is given, but train\.projector=false freezes it"),
         (["finetune.train.vision_tower=true"], r"^train\.vision_tower=true: under lora adapters and projector alone"),
         (["finetune=qlora", "finetune.lora.dora=true"], r"^lora\.dora=true belongs to finetune=lora"),
+        (
+            ["finetune.lora.dora=true", "deepspeed@finetune.deepspeed=zero3"],
+            r"^lora\.dora=true needs weights that are whole",
+        ),
         (["finetune.lr.vision_layer_decay=0"], r"^lr\.vision_layer_decay=0\.0 is not in"),
     ],
     ids=str,

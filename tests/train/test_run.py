@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
-from vlm.config import ADAPTED, Strategy
+from vlm.config import ADAPTED, LearningRates, Strategy
 from vlm.errors import Unusable
 from vlm.model import verify
 from vlm.train import run as training
@@ -71,6 +71,12 @@ def refused(settings, tiny_model, split, out, monkeypatch, match: str, **changes
 
 def test_a_pack_smaller_than_a_sample_is_refused(settings, tiny_model, tiny_shards, tmp_path, monkeypatch):
     refused(settings, tiny_model, tiny_shards / "finetune", tmp_path, monkeypatch, "cannot hold", pack_tokens=8)
+
+
+def test_a_part_that_trains_without_a_rate_is_refused(settings, tiny_model, tiny_shards, tmp_path, monkeypatch):
+    changes = {"lr": LearningRates(projector=1e-3)}
+    match = r"lr\.language_model has no value"
+    refused(settings, tiny_model, tiny_shards / "finetune", tmp_path, monkeypatch, match, **changes)
 
 
 def test_missing_shards_are_refused(settings, tiny_model, tiny_shards, tmp_path, monkeypatch):

@@ -194,6 +194,14 @@ class TrainConfig:
                     raise Unusable(f"train.{part}=true: under {self.strategy.value} adapters and projector alone train")
         if self.strategy is Strategy.qlora and self.lora.dora:
             raise Unusable("lora.dora=true belongs to finetune=lora: its lengths would be those of the quantised base")
+        if (
+            self.strategy is Strategy.lora
+            and self.lora.dora
+            and self.deepspeed.get("zero_optimization", {}).get("stage") == 3
+        ):
+            raise Unusable(
+                "lora.dora=true needs weights that are whole on each rank: choose ZeRO 2, or lora.dora=false"
+            )
         for part in ("projector", "language_model", "vision_tower", "embeddings"):
             if getattr(self.train, part) is False and getattr(self.lr, part) is not None:
                 raise Unusable(

@@ -41,6 +41,8 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
         bitsandbytes()
     if cfg.runtime.wandb and find_spec("wandb") is None:
         raise Unusable("runtime.wandb=true, but wandb is not installed: pip install wandb, or set it to false")
+    for part in strategy.parts_that_train(cfg.strategy, cfg.train):
+        strategy.peak_of(part, cfg.lr)
     chat = Chat.of_model(base)
     shards = check_split(split, chat.image_tokens)
     plan = plan_of(cfg, seed, shards)

@@ -119,6 +119,19 @@ def part_of(name: str) -> str | None:
     return "embeddings" if re.search(r"\b(embed_tokens|lm_head)\b", name) else "language_model"
 
 
+def peak_of(part: str, lr: LearningRates) -> float:
+    """Return the peak rate of a part that trains.
+
+    Raises Unusable if it has none.
+    """
+    peak = getattr(lr, part)
+    if part == "embeddings" and peak is None:
+        peak = lr.language_model
+    if peak is None:
+        raise Unusable(f"lr.{part} has no value, but {part} trains: say lr.{part}=1.0e-5 or so")
+    return float(peak)
+
+
 def param_groups(trainees: list[Trainee], lr: LearningRates, weight_decay: float) -> list[dict]:
     """Return optimizer groups: one for each rate and decay, with `part` and the peak rate as `peak_lr`.
 
@@ -154,12 +167,7 @@ def _size(weight: torch.Tensor) -> int:
 
 
 def _peak(trainee: Trainee, lr: LearningRates) -> float:
-    peak = getattr(lr, trainee.part)
-    if trainee.part == "embeddings" and peak is None:
-        peak = lr.language_model
-    if peak is None:
-        raise Unusable(f"lr.{trainee.part} has no value, but {trainee.part} trains: say lr.{trainee.part}=1.0e-5 or so")
-    return float(peak) * (lr.vision_layer_decay**trainee.below if trainee.part == "vision_tower" else 1.0)
+    return peak_of(trainee.part, lr) * (lr.vision_layer_decay**trainee.below if trainee.part == "vision_tower" else 1.0)
 
 
 def _layers_above(name: str, used: int) -> int:
