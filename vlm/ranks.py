@@ -1,6 +1,7 @@
 """Ranks: the processes that train together. One process is a world of one."""
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,12 @@ def device() -> torch.device:
     if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device("cpu")
+
+
+def join() -> None:
+    """Meet the other ranks, if there are any and they have not met; for work that trains nothing."""
+    if world() > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=timedelta(days=7))  # one may be done long before another
 
 
 def barrier() -> None:

@@ -8,7 +8,7 @@ import pytest
 from vlm.config import TaskConfig
 from vlm.data.index import Split
 from vlm.eval.answer import Answerer
-from vlm.eval.gallery import Answered
+from vlm.eval.results import Answered, Unseen
 from vlm.eval.tasks import Question, read_questions
 
 
@@ -32,7 +32,16 @@ def make_question():
     """Make a question that needs no split."""
 
     def make(number: int, pictures: tuple[str, ...] = (), category: str = "all", reference: str = "yes") -> Question:
-        return Question(f"q{number}", category, "Is it?", reference, number, np.arange(3, dtype=np.int32), pictures)
+        return Question(
+            f"q{number}",
+            category,
+            "Is it?",
+            reference,
+            number,
+            np.arange(3, dtype=np.int32),
+            pictures,
+            references=(reference,),
+        )
 
     return make
 
@@ -41,6 +50,11 @@ def make_question():
 def answered(questions: list[Question]) -> list[Answered]:
     """The tiny questions, every third one answered right."""
     return [
-        Answered(question, question.reference if i % 3 == 0 else f"mistake {i % 2}", i % 3 == 0, "blind", question.own)
+        Answered(
+            question,
+            question.reference if i % 3 == 0 else f"mistake {i % 2}",
+            float(i % 3 == 0),
+            blind={"shuffled": Unseen("blind", 0.0, question.own)},
+        )
         for i, question in enumerate(questions)
     ]

@@ -5,25 +5,27 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from vlm.eval.answer import answer_all
+from vlm.config import TaskConfig
+from vlm.eval.answer import Ask, answer_all
 from vlm.eval.tasks import swapped_pictures
 
 MAX_NEW_TOKENS = 8
 
 
+TASK = TaskConfig(max_new_tokens=MAX_NEW_TOKENS)
+
+
 def own(questions):
-    return [(question, question.own) for question in questions]
+    return [Ask(question, question.prompt, question.own) for question in questions]
 
 
 def generate(answerer, split, asked, size):
-    batches = [asked[at : at + size] for at in range(0, len(asked), size)]
-    return [ids for batch in batches for ids in answerer.generate(answerer.collate(split, batch), MAX_NEW_TOKENS)]
+    batches = [answerer.collate(split, asked[at : at + size]) for at in range(0, len(asked), size)]
+    return [ids for batch in batches for ids in answerer.generate(batch, MAX_NEW_TOKENS)]
 
 
 def answer(answerer, split, questions, path, size=7):
-    return answer_all(
-        answerer, split, own(questions), path, batch_size=size, max_new_tokens=MAX_NEW_TOKENS, label="test"
-    )
+    return answer_all(answerer, split, own(questions), path, TASK, seed=0, batch_size=size, label="test")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,10 @@ def test_answers_to_questions_without_pictures_equal_those_among_pictures(answer
 
 
 def test_the_pictures_make_a_difference(answerer, held_out, questions, alone):
-    swapped = list(zip(questions, swapped_pictures(questions, 0), strict=True))
+    swapped = [
+        Ask(question, question.prompt, places)
+        for question, places in zip(questions, swapped_pictures(questions, 0), strict=True)
+    ]
     assert generate(answerer, held_out, swapped, 32) != alone
 
 
@@ -85,7 +90,7 @@ def test_a_killed_evaluation_ends_with_the_same_bytes(answerer, held_out, questi
         patch.setattr(answerer, "text", text_or_death)
         with pytest.raises(KeyboardInterrupt):
             answer(answerer, held_out, questions, killed)
-    assert killed.read_bytes().count(b"\n") == 17
+    assert killed.read_bytes().count(b"\n") == 14  # the whole batches before it
     with killed.open("ab") as handle:
         handle.write(b'{"question_id": "q3')
     assert answer(answerer, held_out, questions, killed) == expected
@@ -95,5 +100,5 @@ def test_a_killed_evaluation_ends_with_the_same_bytes(answerer, held_out, questi
 def test_nothing_is_answered_twice(answerer, held_out, questions, tmp_path, monkeypatch):
     path = tmp_path / "task.jsonl"
     expected = answer(answerer, held_out, questions, path)
-    monkeypatch.setattr(answerer, "generate", lambda batch, tokens: pytest.fail("answered again"))
+    monkeypatch.setattr(answerer, "generate", lambda *batch: pytest.fail("answered again"))
     assert answer(answerer, held_out, questions, path) == expected

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from vlm.eval.charts import Curve, category_bars, curve_panel, read_curve
-from vlm.eval.score import Accuracy, Score
+from vlm.eval.score import BlindScore, Score
 
 
 def test_a_curve_is_read_from_whole_lines_with_a_step_and_a_loss(tmp_path):
@@ -40,7 +40,10 @@ def test_a_curve_stays_inside_its_drawing(losses):
 
 
 def test_bars_are_as_long_as_the_accuracy_in_percent():
-    bars = category_bars({"a & b": Score(Accuracy(4, 3), Accuracy(4, 1)), "alone": Score(Accuracy(2, 1), None)})
+    blind = BlindScore(25.0, (5.0, 70.0), 50.0, (10.0, 80.0), 0.2)
+    bars = category_bars(
+        {"a & b": Score(4, 75.0, (30.0, 95.0), {"shuffled": blind}), "alone": Score(2, 50.0, (9.0, 91.0))}
+    )
     assert "a &amp; b" in bars
     assert re.findall(r'class="bar" style="width:([\d.]+)%', bars) == ["75.00", "50.00"]
     assert re.findall(r'class="bar blind" style="width:([\d.]+)%', bars) == ["25.00"]

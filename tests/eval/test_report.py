@@ -5,8 +5,9 @@ from html.parser import HTMLParser
 import pytest
 
 from vlm.eval.charts import Curve
-from vlm.eval.report import Result, write_report
-from vlm.eval.score import score
+from vlm.eval.report import write_report
+from vlm.eval.results import Result, Unseen
+from vlm.eval.score import Marked, score
 
 HOSTILE = "</p><script>alert(1)</script>\"'&"
 VOID = {"meta", "img", "input"}
@@ -37,8 +38,8 @@ class Tags(HTMLParser):
 @pytest.fixture
 def result(answered, held_out):
     questions = [one.question for one in answered]
-    is_right = [one.is_right for one in answered]
-    return Result("colours", held_out, answered, score(questions, is_right, [False] * len(questions)))
+    marks, blind = Marked([one.mark for one in answered]), {"shuffled": Marked([0.0] * len(questions))}
+    return Result("colours", held_out, answered, score(questions, marks, blind))
 
 
 def read(path):
@@ -66,12 +67,12 @@ def test_answers_questions_and_names_are_text_never_html(result, tmp_path):
         dataclasses.replace(
             one,
             answer=HOSTILE,
-            shuffled_answer=HOSTILE,
+            blind={"shuffled": Unseen(HOSTILE, 0.0)},
             question=dataclasses.replace(one.question, text=HOSTILE, reference=HOSTILE, category=HOSTILE),
         )
         for one in result.answered
     ]
-    scores = score([one.question for one in answered], [False] * len(answered), None)
+    scores = score([one.question for one in answered], Marked([0.0] * len(answered)))
     write_report(tmp_path / "report.html", HOSTILE, [Result(HOSTILE, result.split, answered, scores)], {}, 5, 0)
     tags = read(tmp_path / "report.html")
     assert sum(tag == "script" for tag, _ in tags.seen) == 1

@@ -3,12 +3,14 @@ import shutil
 
 import pytest
 
-from vlm.config import EvalConfig, EvalRuntime, TaskConfig
+from vlm.config import Blind, EvalConfig, EvalRuntime, TaskConfig
 from vlm.errors import Unusable
 from vlm.eval import run
 from vlm.eval.run import evaluate
 
-CONTENTS = {"metrics.json", "report.html", "predictions/colours.jsonl", "predictions/colours.shuffled.jsonl"}
+CONTENTS = {"metrics.json", "report.html", "scored/colours.jsonl", "predictions/colours.jsonl"} | {
+    f"predictions/colours.{blind}.jsonl" for blind in ("shuffled", "removed")
+}
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def runs(tiny_model, tmp_path):
 
 
 def settings(**of_task):
-    tasks = {"colours": TaskConfig(max_new_tokens=4, **of_task)}
+    tasks = {"colours": TaskConfig(**{"max_new_tokens": 4, "blind": list(Blind)} | of_task)}
     return EvalConfig(tasks=tasks, gallery=6, runtime=EvalRuntime(batch_size=8))
 
 
@@ -32,10 +34,13 @@ def test_an_evaluation_writes_predictions_metrics_and_report(runs, tiny_shards, 
     out.mkdir()
     figures = evaluate(settings(), 0, "tiny", runs / "04_finetune", tiny_shards, out)
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == CONTENTS
-    metrics = json.loads((out / "metrics.json").read_text())["colours"]
+    metrics = json.loads((out / "metrics.json").read_text())["tasks"]["colours"]
     assert metrics["n"] == 40 and set(metrics["categories"]) == {"colour", "existence"}
-    assert figures["colours"]["accuracy"] == metrics["accuracy"]
-    assert figures["colours"]["visual_gain"] == metrics["visual_gain"]
+    assert figures["colours"]["score"] == metrics["score"]
+    assert figures["colours"]["visual_gain_over_removed"] == metrics["blind"]["removed"]["visual_gain"]
+    scored = [json.loads(line) for line in (out / "scored" / "colours.jsonl").read_text().splitlines()]
+    assert sum(one["mark"] for one in scored) / 40 * 100 == metrics["score"]
+    assert {len(one["pictures"]) for one in scored} == {0, 1, 2} and set(scored[0]["blind"]) == {"shuffled", "removed"}
     assert "03_pretrain" in (out / "report.html").read_text()
     printed = capsys.readouterr().out.splitlines()
     assert printed[-1] == f"report: {runs / '05_eval' / 'report.html'}"
@@ -58,9 +63,9 @@ def test_a_killed_evaluation_that_goes_on_writes_the_same_files(runs, tiny_shard
 def test_without_shuffling_nothing_is_asked_twice(runs, tiny_shards, capsys):
     out = runs / "05_eval"
     out.mkdir()
-    figures = evaluate(settings(shuffled=False), 0, "tiny", runs / "04_finetune", tiny_shards, out)
+    figures = evaluate(settings(blind=[]), 0, "tiny", runs / "04_finetune", tiny_shards, out)
     assert [path.name for path in (out / "predictions").iterdir()] == ["colours.jsonl"]
-    assert figures["colours"]["visual_gain"] is None
+    assert not any("gain" in key for key in figures["colours"])
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,6 @@ def test_without_shuffling_nothing_is_asked_twice(runs, tiny_shards, capsys):
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_the_model_is_loaded(runs, tiny_shards, monkeypatch, cfg, fault):
-    monkeypatch.setattr(run, "Answerer", lambda folder: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "Answerer", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(Unusable, match=fault):
         evaluate(cfg, 0, "tiny", runs / "04_finetune", tiny_shards, runs)

@@ -2,14 +2,14 @@ import re
 
 import pytest
 
-from vlm.eval.report import Result
+from vlm.eval.results import Result
 from vlm.eval.samples_page import columns, write_samples
-from vlm.eval.score import score
+from vlm.eval.score import Marked, score
 
 
 @pytest.fixture
 def result(answered, questions, held_out):
-    return Result("questions", held_out, answered, score(questions, [one.is_right for one in answered], None))
+    return Result("questions", held_out, answered, score(questions, Marked([one.mark for one in answered])))
 
 
 def look(result, answer: str, right: bool) -> dict:

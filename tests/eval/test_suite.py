@@ -4,14 +4,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vlm.config import EvaluationConfig, TaskConfig
+from vlm.config import EvaluationConfig, Scorer, TaskConfig
 from vlm.errors import Unusable
 from vlm.eval.answer import Answerer
 from vlm.eval.run import ask
 from vlm.eval.score import headline
 from vlm.eval.suite import Suite
 
-TASK = TaskConfig(limit=8, max_new_tokens=4, shuffled=False)
+TASK = TaskConfig(limit=8, max_new_tokens=4, blind=[])
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def model(tiny_model):
 def test_a_model_that_trains_gets_the_score_that_stage_05_would_give_it(suite, model, answerer, held_out, tmp_path):
     found = suite(model, 2)
     expected = headline(ask("questions", TASK, held_out, answerer, 0, tmp_path / "05", 64).score)
-    assert found["questions/accuracy"] == expected["accuracy"]
+    assert found["questions/accuracy"] == expected["score"]
     assert [found["questions/low"], found["questions/high"]] == expected["interval"]
     written = json.loads((tmp_path / "samples/step_000002.json").read_text())["questions"]
     predicted = map(json.loads, (tmp_path / "05/predictions/questions.jsonl").read_text().splitlines())
@@ -57,5 +57,7 @@ def test_without_tasks_nothing_is_asked_and_a_missing_split_is_named(tiny_model,
 
     assert of(EvaluationConfig(every=1)) is None
     assert of(EvaluationConfig(answers=8)) is None  # no look is ever due
+    with pytest.raises(Unusable, match="scorer=none gives no score"):
+        of(EvaluationConfig(every=1, answers=1, tasks={"q": TaskConfig(scorer=Scorer.none)}))
     with pytest.raises(Unusable, match="absent holds no shards"):
         of(EvaluationConfig(every=1, answers=1, tasks={"q": TaskConfig(split="absent")}))

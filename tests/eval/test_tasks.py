@@ -1,11 +1,12 @@
 import dataclasses
+import json
 from collections import Counter
 
 import pytest
 
-from vlm.config import Form, TaskConfig
+from vlm.config import Form, Scorer, SourceConfig, SourceFormat, TaskConfig
 from vlm.errors import Unusable
-from vlm.eval.tasks import read_questions, swapped_pictures
+from vlm.eval.tasks import open_task, read_questions, swapped_pictures
 
 
 def test_the_prompt_is_everything_before_the_last_answer(questions, held_out, answerer):
@@ -82,3 +83,31 @@ def test_a_picture_that_many_share_is_kept_no_more_often_than_it_must(make_quest
 
 def test_questions_without_pictures_are_left_without(make_question):
     assert swapped_pictures([make_question(0), make_question(1)], 0) == [(), ()]
+
+
+def test_without_its_pictures_a_question_is_the_same_but_for_their_tokens(questions, answerer):
+    for question in questions:
+        if not question.pictures:
+            assert question.blind_prompt is None
+            continue
+        image = answerer.chat.image_id
+        assert image in question.prompt and image not in question.blind_prompt
+        words = answerer.chat.tokenizer.decode(question.blind_prompt)
+        assert words == answerer.chat.tokenizer.decode(question.prompt[question.prompt != image]).replace(
+            "user\n\n", "user\n", 1
+        ).replace("user\n\n", "user\n", 1)
+
+
+def test_captions_of_one_picture_are_one_question(tiny_corpus, answerer, tmp_path):
+    captions = [{"id": i, "image_id": i // 2, "caption": f"caption {i}"} for i in range(4)]
+    pictures = [{"id": i, "file_name": name} for i, name in enumerate(("00.jpg", "01.png"))]
+    (tmp_path / "captions.json").write_text(json.dumps({"images": pictures, "annotations": captions}))
+    source = SourceConfig(
+        path=str(tmp_path / "captions.json"), images=str(tiny_corpus / "images"), format=SourceFormat.coco_captions
+    )
+    task = TaskConfig(sources=[source], scorer=Scorer.captions)
+    asked = read_questions("coco", task, open_task("coco", task, None, 0), answerer.chat)
+    assert [(one.id, one.references) for one in asked] == [
+        ("0", ("caption 0", "caption 1")),
+        ("1", ("caption 2", "caption 3")),
+    ]

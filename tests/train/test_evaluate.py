@@ -24,7 +24,7 @@ from vlm.train.run import train
 from .conftest import weights_of
 
 HERE = Path(__file__).parent
-QUESTIONS = {"answers": 5, "tasks": {"questions": TaskConfig(max_new_tokens=3, shuffled=False)}}
+QUESTIONS = {"answers": 5, "tasks": {"questions": TaskConfig(max_new_tokens=3, blind=[])}}
 
 
 KEYS = {"loss": "held_out/loss", "questions": "questions/accuracy"}

@@ -25,7 +25,7 @@ from vlm.config.data import (
     SplitConfig,
     Stored,
 )
-from vlm.config.eval import EvalConfig, EvalRuntime, Scorer, TaskConfig
+from vlm.config.eval import Blind, EvalConfig, EvalRuntime, SamplingConfig, Scorer, TaskConfig
 from vlm.config.instruct import AnswerFormat, ExampleConfig, InstructConfig, InstructRuntime, KindConfig
 from vlm.config.model import ChatTemplate, Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
 from vlm.config.preflight import PREFLIGHT_MODES, HardwareConfig
@@ -47,6 +47,7 @@ __all__ = [
     "ADAPTED",
     "AnswerFormat",
     "Answers",
+    "Blind",
     "Captions",
     "ChatTemplate",
     "ClusterConfig",
@@ -72,6 +73,7 @@ __all__ = [
     "ProjectorKind",
     "Recompute",
     "RootConfig",
+    "SamplingConfig",
     "Schedule",
     "Scorer",
     "ShardRuntime",

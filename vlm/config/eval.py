@@ -3,26 +3,64 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from vlm.config.data import SourceConfig
+from vlm.config.model import Dtype
+from vlm.errors import Unusable
+
 
 class Scorer(Enum):
-    """How an answer is compared with its reference."""
+    """How an answer is compared with its references."""
 
     exact_match = "exact_match"
     vqa_official = "vqa_official"  # agreement with many people's answers, as the VQA challenge counts it
     vqa_m4c = "vqa_m4c"  # the same, as TextVQA, LLaVA and lmms-eval count it
     choice = "choice"  # the letter of the right choice
     yes_no = "yes_no"  # POPE: also precision, recall, F1 and how often yes is said
+    yes_no_pairs = "yes_no_pairs"  # MME: two questions about each picture; acc, and acc+ where both are right
+    captions = "captions"  # BLEU, ROUGE-L, METEOR and CIDEr over the captions of each picture
+    captions_zh = "captions_zh"  # the same after jieba has found the words, as AI Challenger counts it
+    none = "none"  # answers only
+    judge = "judge"  # another model grades the answers, through eval.judge's endpoint
+
+
+class Blind(Enum):
+    """A second asking that tells what the model knows without looking."""
+
+    shuffled = "shuffled"  # with the pictures of other samples
+    removed = "removed"  # with no picture, and none spoken of
+
+
+@dataclass
+class SamplingConfig:
+    """How the next token is chosen."""
+
+    temperature: float = 0.0  # 0: always the most probable one
+    top_p: float = 1.0  # among the most probable ones that have this share together
+    top_k: int | None = None  # among so many of the most probable ones
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or (self.top_k is not None and self.top_k < 1):
+            raise Unusable("sampling: temperature is not negative, top_p is in (0, 1], top_k at least 1")
 
 
 @dataclass
 class TaskConfig:
-    """One evaluation: the last answer of each held-out conversation is asked for and compared."""
+    """One evaluation: the last answer of each conversation is asked for and compared.
+
+    The conversations are a held-out split of stage 02, or are read from a benchmark's own files.
+    """
 
     split: str = "finetune_held_out"
+    sources: list[SourceConfig] = field(default_factory=list)  # a benchmark's own files, in place of a split
     scorer: Scorer = Scorer.exact_match
     max_new_tokens: int = 32
     limit: int | None = None  # ask only the first questions
-    shuffled: bool = True  # ask again with the pictures of other samples: what the model knows blind
+    blind: list[Blind] = field(default_factory=lambda: [Blind.shuffled])
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise Unusable(f"a task's max_new_tokens={self.max_new_tokens} leaves no answer: it is at least 1")
 
 
 @dataclass
@@ -35,5 +73,16 @@ class EvalConfig:
     """Stage 05."""
 
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    model: str | None = None  # a Llava folder, hub id, stage 03 or 04, checkpoint or adapter; null: this run's stage 04
+    base: str | None = None  # the model folder below an adapter or a checkpoint, where it is not found by itself
+    predictions: str | None = None  # score the <task>.jsonl of this folder, whoever wrote them; no model is loaded
+    compare: list[str] = field(default_factory=list)  # two runs that were evaluated: what changed between them
+    dtype: Dtype | None = None  # null: bfloat16 on a GPU, float32 on a CPU
     gallery: int = 120  # answers shown in the report
     runtime: EvalRuntime = field(default_factory=EvalRuntime)
+
+    def __post_init__(self) -> None:
+        if len(self.compare) not in (0, 2):
+            raise Unusable(f"eval.compare=[{','.join(self.compare)}]: it takes two runs, like [before,after]")
+        if self.model and self.predictions:
+            raise Unusable("eval.model and eval.predictions exclude each other: answers are made, or given")

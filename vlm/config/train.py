@@ -102,7 +102,7 @@ class EvaluationConfig:
     each_epoch: bool = False
     samples: int | None = 512  # of the held-out split, for the loss; null: all
     answers: int = 0  # questions of each task that are asked and scored, as in stage 05
-    tasks: dict[str, TaskConfig] = field(default_factory=lambda: {"questions": TaskConfig(shuffled=False)})
+    tasks: dict[str, TaskConfig] = field(default_factory=lambda: {"questions": TaskConfig(blind=[])})
     shown: int = 16  # answers of each task in samples.html
     metric: str = "loss"  # what is best: the held-out loss, or the accuracy of a task
     keep_best: int = 0  # checkpoints, in best/

@@ -8,9 +8,12 @@ evaluation is tokenized exactly as it was in training.
 import functools
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -61,8 +64,9 @@ class Chat:
     def of_model(cls, folder: Path) -> "Chat":
         """Load what a LLaVA folder was trained with."""
         config = json.loads((folder / "config.json").read_text())
-        processor = json.loads((folder / "processor_config.json").read_text())
-        return cls.load(str(folder), processor["image_token"], config["image_seq_length"])
+        file = folder / "processor_config.json"
+        token = json.loads(file.read_text()).get("image_token", IMAGE) if file.is_file() else IMAGE
+        return cls.load(str(folder), token, config.get("image_seq_length") or _image_tokens(config))
 
     def encode(self, turns: tuple[Turn, ...], images: int, form: Form, max_tokens: int) -> Encoded:
         """Return ids and targets of a sample with `images` pictures, at most `max_tokens` long.
@@ -137,9 +141,9 @@ class Chat:
         """Return what the template writes before the first turn, between the turns, and after the last."""
         if self.tokenizer.chat_template is None:
             raise Unusable("the tokenizer has no chat template: choose a chat model, or form: plain")
-        messages = [{"role": role, "content": f"⟦{i}⟧"} for i, role in enumerate(roles)]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asking)
-        parts = MARK.split(text)
+        parts = self._filled_in([f"⟦{i}⟧" for i in range(len(roles))], roles, asking)
+        if parts[1::2] != [str(i) for i in range(len(roles))]:  # a processor's template wants a list of pieces
+            parts = self._filled_in([[{"type": "text", "text": f"⟦{i}⟧"}] for i in range(len(roles))], roles, asking)
         if parts[1::2] != [str(i) for i in range(len(roles))]:
             raise Unusable(
                 f"the tokenizer's chat template does not write the turns {', '.join(roles)} once each, in order"
@@ -149,6 +153,16 @@ class Chat:
             # Some templates (Qwen1.5's) end the last turn only when another follows it.
             after = self._end_of_turn(self._scaffold((*roles, "user"), asking=True)[-2])
         return (*written, after)
+
+    def _filled_in(self, contents: Sequence[object], roles: tuple[str, ...], asking: bool) -> list[str]:
+        """Return what the template makes of marked turns, cut at the marks; nothing if it does not take them."""
+        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+        try:
+            return MARK.split(
+                self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asking)
+            )
+        except (jinja2.TemplateError, TypeError):
+            return []
 
     def _left_to_say(self, roles: tuple[str, ...], before: str) -> int:
         """Return how many letters before an answer are not in its prompt, like the space after Vicuna's ASSISTANT:."""
@@ -222,6 +236,14 @@ def check(turns: tuple[Turn, ...], images: int) -> None:
             raise Reject("image_count", f"turn {number} is no question but holds {IMAGE}")
     if _images_in(turns) != images:
         raise Reject("image_count", f"{_images_in(turns)} {IMAGE} for {images} pictures")
+
+
+def _image_tokens(config: Mapping[str, Any]) -> int:
+    """Return the tokens of a picture where the config does not say them: the patches, and CLIP's class token if kept."""
+    tower = config["vision_config"]
+    patches = (tower["image_size"] // tower["patch_size"]) ** 2
+    keeps_class = config.get("vision_feature_select_strategy") == "full" and "siglip" not in tower["model_type"]
+    return patches + keeps_class
 
 
 def _images_in(turns: tuple[Turn, ...]) -> int:

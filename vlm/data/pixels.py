@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate
 from vlm.config import Geometry
 from vlm.config import Stored as StoredAs
 from vlm.data.samples import Reject
+from vlm.errors import Unusable
 
 # Formats that are told by their first bytes; Pillow knows others that run programs (EPS) or accept any bytes (TGA).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "PCX")
@@ -54,10 +55,21 @@ class Preprocessing:
 
     @classmethod
     def load(cls, model: Path) -> "Preprocessing":
-        """Read it from a model folder's processor_config.json."""
-        config = json.loads((model / "processor_config.json").read_text())["image_processor"]
+        """Read it from a model folder's processor_config.json, or the preprocessor_config.json of older folders.
+
+        Raises Unusable if it does what neither `crop` nor `pad` is.
+        """
+        file = model / "processor_config.json"
+        config = json.loads(file.read_text()).get("image_processor") if file.is_file() else None
+        if config is None:
+            file = model / "preprocessor_config.json"
+            if not file.is_file():
+                raise Unusable(f"{model} holds no processor_config.json that says what a picture goes through")
+            config = json.loads(file.read_text())
+        if "crop_size" not in config or not (config.get("do_pad") or config.get("do_center_crop")):
+            raise Unusable(f"{file}: pictures are neither cropped nor padded to a square, which is not supported")
         return cls(
-            size=config["crop_size"]["height"],
+            size=_height(config["crop_size"]),
             mean=tuple(config["image_mean"]),
             std=tuple(config["image_std"]),
             geometry=Geometry.pad if config.get("do_pad") else Geometry.crop,
@@ -72,6 +84,11 @@ class Picture:
     extension: str  # jpg | png | webp
     width: int
     height: int
+
+
+def _height(size: int | dict[str, int]) -> int:
+    """Return the edge of a square, which older configs write as a number."""
+    return size if isinstance(size, int) else size["height"]
 
 
 def inspect(data: bytes, max_pixels: int, max_bytes: int = MAX_BYTES, others: StoredAs = StoredAs.png) -> Picture:

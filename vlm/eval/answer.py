@@ -1,12 +1,13 @@
-"""Batched greedy answers of a LLaVA folder, the same as one at a time.
+"""Batched answers of a LLaVA model, the same as one at a time.
 
 The batches are fixed by the questions alone. A run that goes on computes a batch it was killed in as a whole again,
-so every answer comes out of the same numbers whether or not the run was killed.
+so every answer comes out of the same numbers whether or not the run was killed, and on any number of ranks.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +15,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
-from transformers import GenerationConfig, LlavaForConditionalGeneration
-from transformers.utils import logging
+from transformers import GenerationConfig, LlavaForConditionalGeneration, LogitsProcessorList
 
-from vlm.config import Form
+from vlm import ranks
+from vlm.config import Dtype, Form, SamplingConfig, TaskConfig
 from vlm.data.chat import Chat
-from vlm.data.index import Split
 from vlm.data.pixels import Preprocessing, decode, normalise, prepare
 from vlm.data.samples import Turn
-from vlm.eval.predictions import Prediction, append, appending, read_predictions, write_in_order
-from vlm.eval.tasks import Place, Question
+from vlm.errors import Unusable
+from vlm.eval.predictions import Prediction, append, appending, part_of, read_parts, write_in_order
+from vlm.eval.sampling import Drawn
+from vlm.eval.tasks import Pictures, Place, Question
+from vlm.model.restore import restore
+from vlm.model.saved import Saved, find
+
+Share = tuple[int, int]  # a rank, and how many there are
+
+GREEDY = SamplingConfig()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question as it is asked: in the words, and with the pictures, of one condition."""
+
+    question: Question
+    prompt: NDArray[np.int32]  # (L,) ids, picture tokens included
+    places: tuple[Place, ...]
 
 
 @dataclass(frozen=True)
 class Batch:
     """B questions of up to L tokens with N pictures in all, in reading order."""
 
-    questions: tuple[Question, ...]
+    asks: tuple[Ask, ...]
     ids: Tensor  # (B, L) int64, padded on the left
     is_token: Tensor  # (B, L) int64, 0 where padded
     pixels: Tensor | None  # (N, 3, S, S) uint8; None without pictures
@@ -39,20 +56,42 @@ class Batch:
 class Answerer:
     """A model with what it takes to ask it."""
 
-    def __init__(self, folder: Path, model: LlavaForConditionalGeneration | None = None) -> None:
-        """Load a model folder: float32 on a CPU, bfloat16 on a GPU. Or ask a `model` that began as this folder."""
-        self.chat = Chat.of_model(folder)
-        self.how = Preprocessing.load(folder)
-        self.model = _load(folder) if model is None else model
+    def __init__(
+        self, saved: Saved | Path, model: LlavaForConditionalGeneration | None = None, dtype: Dtype | None = None
+    ) -> None:
+        """Load a saved model: float32 on a CPU, bfloat16 on a GPU. Or ask a `model` that began as this folder."""
+        saved = Saved(str(saved), saved) if isinstance(saved, Path) else saved
+        self.name = saved.name
+        self.chat = Chat.of_model(saved.folder)
+        self.how = Preprocessing.load(saved.folder)
+        self.fingerprint = saved.fingerprint if model is None else ""
+        if model is None:
+            on_gpu = ranks.device().type == "cuda"
+            wanted = dtype or (Dtype.bfloat16 if on_gpu else Dtype.float32)
+            model = restore(saved, getattr(torch, wanted.value)).to(ranks.device())
+        self.model = model
         self.device, self.dtype = self.model.device, self.model.dtype
-        self.stop_ids = _stop_ids(self.chat)
+        self.stop_ids = _stop_ids(self.chat, self.model.generation_config)
         self.pad_id = self.chat.end_id if self.chat.tokenizer.pad_token_id is None else self.chat.tokenizer.pad_token_id
 
+    @classmethod
+    def of(cls, name: str, base: str | None = None, dtype: Dtype | None = None) -> "Answerer":
+        """Load what `name` means: a Llava folder, hub id, stage 03 or 04, checkpoint or adapter.
+
+        Raises Unusable if it is none of them.
+        """
+        return cls(find(name, base), dtype=dtype)
+
     @torch.no_grad()  # not inference_mode: weights that ZeRO-3 gathers in it could not train afterwards
-    def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
-        """Return the most probable token after token, up to the end of the turn, for each question."""
+    def generate(
+        self, batch: Batch, max_new_tokens: int, sampling: SamplingConfig = GREEDY, seed: int = 0
+    ) -> list[list[int]]:
+        """Return token after token up to the end of the turn, for each question.
+
+        Raises Unusable if the batch does not fit into the GPU's memory.
+        """
         settings = GenerationConfig(
-            do_sample=False,
+            do_sample=False,  # what is drawn is drawn by Drawn, question by question
             max_new_tokens=max_new_tokens,
             eos_token_id=list(self.stop_ids),
             pad_token_id=self.pad_id,
@@ -60,22 +99,39 @@ class Answerer:
         inputs = {"input_ids": batch.ids.to(self.device), "attention_mask": batch.is_token.to(self.device)}
         if batch.pixels is not None:  # transformers does not take None for them
             inputs["pixel_values"] = normalise(batch.pixels.to(self.device), self.how, self.dtype)
-        written = self.model.generate(**inputs, generation_config=settings)
+        if sampling.temperature:
+            drawn = Drawn(sampling, seed, [ask.question.id for ask in batch.asks], batch.ids.shape[1])
+            inputs["logits_processor"] = LogitsProcessorList([drawn])
+        try:
+            written = self.model.generate(**inputs, generation_config=settings)
+        except torch.OutOfMemoryError:
+            raise Unusable(
+                f"{len(batch.asks)} questions at once do not fit into the GPU's memory: lower "
+                "eval.runtime.batch_size and run again"
+            ) from None
         return [self._up_to_stop(ids) for ids in written[:, batch.ids.shape[1] :].tolist()]
 
     def text(self, ids: list[int]) -> str:
         """Return generated ids as text."""
         return self.chat.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
-    def collate(self, split: Split, asked: Sequence[tuple[Question, tuple[Place, ...]]]) -> Batch:
-        """Make a batch of questions and the pictures each is to see; the pictures are read and decoded here."""
-        ids, is_token = pad_left([question.prompt for question, _ in asked], self.pad_id)
+    def collate(self, samples: Pictures, asks: Sequence[Ask]) -> Batch:
+        """Make a batch of questions and the pictures each is to see; the pictures are read and decoded here.
+
+        Raises Unusable if a picture cannot be decoded.
+        """
+        ids, is_token = pad_left([ask.prompt for ask in asks], self.pad_id)
         read = {
-            sample: split.read(sample).pictures for sample in {sample for _, places in asked for sample, _ in places}
+            number: samples.read(number).pictures for number in {number for ask in asks for number, _ in ask.places}
         }
-        pictures = [prepare(decode(read[sample][i]), self.how) for _, places in asked for sample, i in places]
-        pixels = torch.stack(pictures) if pictures else None
-        return Batch(tuple(question for question, _ in asked), ids, is_token, pixels)
+        pictures = [self._prepared(read[number][i], ask) for ask in asks for number, i in ask.places]
+        return Batch(tuple(asks), ids, is_token, torch.stack(pictures) if pictures else None)
+
+    def _prepared(self, data: bytes, ask: Ask) -> Tensor:
+        try:
+            return prepare(decode(data), self.how)
+        except (OSError, ValueError, SyntaxError) as problem:  # Pillow's, on damaged bytes
+            raise Unusable(f"the picture of question {ask.question.id} cannot be decoded: {problem}") from None
 
     def _up_to_stop(self, ids: list[int]) -> list[int]:
         return ids[: next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))]
@@ -83,33 +139,48 @@ class Answerer:
 
 def answer_all(
     answerer: Answerer,
-    split: Split,
-    asked: Sequence[tuple[Question, tuple[Place, ...]]],
+    samples: Pictures,
+    asks: Sequence[Ask],
     path: Path,
+    task: TaskConfig,
     *,
+    seed: int,
     batch_size: int,
-    max_new_tokens: int,
     label: str,
-) -> dict[str, str]:
-    """Answer what the file at `path` does not answer yet; return all answers by question id.
+    share: Share = (0, 1),
+) -> dict[str, Prediction]:
+    """Answer what the files at `path` do not answer yet; return all predictions by question id.
 
-    The file grows line by line and ends in the order of the questions.
+    Each rank appends the answers to its share of the batches to a file of its own; the first rank joins them in the
+    order of the questions. Raises Unusable if the files hold answers of another model, or to other questions.
     """
-    answers = read_predictions(path)
-    order = sorted(range(len(asked)), key=lambda i: (-len(asked[i][0].prompt), i))  # the largest batch comes first
-    batches = [[asked[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
-    missing = [batch for batch in batches if any(question.id not in answers for question, _ in batch)]
-    progress = tqdm(desc=label, total=len(asked), initial=len(answers), unit=" answers")
-    with progress, appending(path) as handle:
-        for batch in _ahead(answerer, split, missing):
-            before = len(answers)
-            for question, ids in zip(batch.questions, answerer.generate(batch, max_new_tokens), strict=True):
-                if question.id not in answers:
-                    answers[question.id] = answerer.text(ids)
-                    append(handle, Prediction(question.id, answers[question.id]))
-            progress.update(len(answers) - before)
-    write_in_order(path, [question.id for question, _ in asked], answers)
-    return answers
+    rank, world = share
+    asked = {ask.question.id: _asked(ask, task, seed) for ask in asks}
+    found = read_parts(path, answerer.fingerprint, asked)
+    if world > 1:
+        ranks.barrier()  # nobody appends before all have read
+    order = sorted(range(len(asks)), key=lambda i: (-len(asks[i].prompt), i))  # the largest batch comes first
+    batches = [[asks[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
+    missing = [batch for batch in batches if any(ask.question.id not in found for ask in batch)]
+    bar = tqdm(desc=label, total=len(asks), initial=len(found), unit=" answers", disable=rank > 0)
+    with bar, appending(part_of(path, rank)) as handle:
+        for batch in _ahead(answerer, samples, missing[rank::world]):
+            written = answerer.generate(batch, task.max_new_tokens, task.sampling, seed)
+            new = [
+                Prediction(identity, answerer.text(ids), len(ids), answerer.fingerprint, asked[identity])
+                for identity, ids in zip((ask.question.id for ask in batch.asks), written, strict=True)
+                if identity not in found
+            ]
+            append(handle, new)
+            found |= {one.question_id: one for one in new}
+            bar.update(min(len(new) * world, bar.total - bar.n))
+    if world > 1:
+        ranks.barrier()
+        found = read_parts(path, answerer.fingerprint, asked)
+        ranks.barrier()  # nobody takes the files away before all have read
+    if rank == 0:
+        write_in_order(path, (found[ask.question.id] for ask in asks))
+    return found
 
 
 def pad_left(prompts: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -123,23 +194,19 @@ def pad_left(prompts: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[Tensor,
     return ids, is_token
 
 
-def _load(folder: Path) -> LlavaForConditionalGeneration:
-    """Return the model of a folder, ready to answer."""
-    on_gpu = torch.cuda.is_available()
-    logging.disable_progress_bar()
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    loaded = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return loaded.to("cuda" if on_gpu else "cpu").eval()
+def _asked(ask: Ask, task: TaskConfig, seed: int) -> str:
+    """Return 12 hex digits over what decides an answer besides the model."""
+    shown = [*ask.question.pictures, *ask.places]
+    how = (task.max_new_tokens, asdict(task.sampling), seed if task.sampling.temperature else 0)
+    return hashlib.sha256(ask.prompt.tobytes() + repr((shown, how)).encode()).hexdigest()[:12]
 
 
-def _ahead(
-    answerer: Answerer, split: Split, batches: Iterable[Sequence[tuple[Question, tuple[Place, ...]]]]
-) -> Iterator[Batch]:
+def _ahead(answerer: Answerer, samples: Pictures, batches: Iterable[Sequence[Ask]]) -> Iterator[Batch]:
     """Yield the batches; while one is answered, the pictures of the next are decoded."""
     with ThreadPoolExecutor(1) as pool:
         waiting = None
         for batch in batches:
-            following = pool.submit(answerer.collate, split, batch)
+            following = pool.submit(answerer.collate, samples, batch)
             if waiting is not None:
                 yield waiting.result()
             waiting = following
@@ -147,8 +214,13 @@ def _ahead(
             yield waiting.result()
 
 
-def _stop_ids(chat: Chat) -> frozenset[int]:
-    """Return the end-of-sequence token and the token that the template writes after an answer."""
+def _stop_ids(chat: Chat, generation: GenerationConfig | None) -> frozenset[int]:
+    """Return the end-of-sequence token, the model's own, and the token that the template writes after an answer."""
+    own = getattr(generation, "eos_token_id", None)
+    stops = {chat.end_id, *([own] if isinstance(own, int) else own or [])}
     turns = (Turn("user", "?"), Turn("assistant", "!"))
-    encoded = chat.encode(turns, 0, Form.chat, max_tokens=1 << 30)
-    return frozenset({chat.end_id, int(encoded.ids[encoded.is_target][-1])})
+    try:
+        encoded = chat.encode(turns, 0, Form.chat, max_tokens=1 << 30)
+    except Unusable:  # a template that ends an answer with a space, as that of llava-1.5 does
+        return frozenset(stops)
+    return frozenset({*stops, int(encoded.ids[encoded.is_target][-1])})

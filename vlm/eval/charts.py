@@ -80,15 +80,15 @@ def category_bars(scores: dict[str, Score]) -> str:
 
 
 def _bar(name: str, score: Score) -> str:
-    low, high = score.seeing.interval
-    bars = f'<i class="bar" style="width:{score.seeing.percent:.2f}%"></i>'
+    low, high = score.interval
+    bars = f'<i class="bar" style="width:{score.value:.2f}%"></i>'
     bars += f'<i class="whisker" style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
-    figures = f"<b>{score.seeing.percent:.1f}</b>"
-    if score.shuffled is not None:
-        bars += f'<i class="bar blind" style="width:{score.shuffled.percent:.2f}%"></i>'
-        figures += f"<small>{score.shuffled.percent:.1f}<span> shuffled</span></small>"
+    figures = f"<b>{score.value:.1f}</b>"
+    if shuffled := score.blind.get("shuffled"):
+        bars += f'<i class="bar blind" style="width:{shuffled.value:.2f}%"></i>'
+        figures += f"<small>{shuffled.value:.1f}<span> shuffled</span></small>"
     return (
-        f'<div class="name">{escape(name)}<small class="num">{score.seeing.n:,}</small></div>'
+        f'<div class="name">{escape(name)}<small class="num">{score.n:,}</small></div>'
         f'<div class="track">{bars}</div><div class="figures num">{figures}</div>'
     )
 

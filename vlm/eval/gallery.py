@@ -6,28 +6,16 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 
 from PIL import Image
 
-from vlm.data.index import Split
 from vlm.data.pixels import to_rgb
-from vlm.eval.tasks import Place, Question
+from vlm.eval.results import Answered
+from vlm.eval.tasks import Pictures, Place
 
 SHOWN_PIXELS = 288  # longest edge of a picture in a card
 SMALL_PIXELS = 96  # and of one beside an answer
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A question with what the model said to it."""
-
-    question: Question
-    answer: str
-    is_right: bool
-    shuffled_answer: str | None = None  # None if it was not asked with other pictures
-    shuffled_pictures: tuple[Place, ...] = ()
 
 
 def choose(answered: Sequence[Answered], count: int, seed: int) -> list[Answered]:
@@ -51,14 +39,14 @@ def tools(categories: Sequence[str]) -> str:
     )
 
 
-def card(one: Answered, category: str, split: Split) -> str:
+def card(one: Answered, category: str, split: Pictures) -> str:
     """Return an answer as a card: picture, question, reference, answer, answer with another picture."""
     verdict = "right" if one.is_right else "wrong"
     shown = "".join(thumbnail(split, place, SHOWN_PIXELS) for place in one.question.own) or "<p>no picture</p>"
     lines = [("expected", "", escape(one.question.reference)), ("answered", ' class="given"', _said(one.answer))]
-    if one.shuffled_answer is not None and one.question.pictures:
-        small = "".join(thumbnail(split, place, SMALL_PIXELS) for place in one.shuffled_pictures)
-        lines.append(("shuffled", "", small + _said(one.shuffled_answer)))
+    for condition, unseen in one.blind.items() if one.question.pictures else ():
+        small = "".join(thumbnail(split, place, SMALL_PIXELS) for place in unseen.pictures)
+        lines.append((condition, "", small + _said(unseen.answer)))
     said = "".join(f"<dt>{term}</dt><dd{look}>{text}</dd>" for term, look, text in lines)
     return (
         f'<article class="card is-{verdict}" data-verdict="{verdict}" data-category="{escape(category)}">'
@@ -68,7 +56,7 @@ def card(one: Answered, category: str, split: Split) -> str:
     )
 
 
-def thumbnail(split: Split, place: Place, pixels: int) -> str:
+def thumbnail(split: Pictures, place: Place, pixels: int) -> str:
     """Return a stored picture as an image element that holds its own data, at most `pixels` wide and high."""
     sample, number = place
     with warnings.catch_warnings():

@@ -1,27 +1,16 @@
 """report.html: what the model can do, at a glance and answer by answer, in one file that opens from disk."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from vlm.data.index import Split
 from vlm.eval.charts import Curve, category_bars, curve_panel
-from vlm.eval.gallery import Answered, card, choose, commonest_mistakes, tools
+from vlm.eval.gallery import card, choose, commonest_mistakes, tools
 from vlm.eval.page import page
-from vlm.eval.score import Score, TaskScore
+from vlm.eval.results import Result
+from vlm.eval.score import Score
 
 MISTAKES = 10  # kinds of mistakes listed for each task
-
-
-@dataclass(frozen=True)
-class Result:
-    """A task that was asked and scored."""
-
-    name: str
-    split: Split
-    answered: Sequence[Answered]  # in the order of the questions
-    score: TaskScore
 
 
 def write_report(
@@ -29,7 +18,7 @@ def write_report(
 ) -> None:
     """Write the page; `curves` are by stage, `gallery` is the number of answers shown in full."""
     asked = sum(len(result.answered) for result in results)
-    twice = any(result.score.total.shuffled for result in results)
+    twice = any(result.score.total and "shuffled" in result.score.total.blind for result in results)
     how = "their own pictures, and again with the pictures of other samples" if twice else "their pictures"
     parts = [
         '<p class="over">Evaluation</p>',
@@ -48,9 +37,9 @@ def write_report(
 
 def _task(result: Result) -> str:
     """Return headline figures, bars for each category and the commonest mistakes."""
-    parts = [f"<h2>{escape(result.name)}</h2>", _stats(result.score.total)]
+    parts = [f"<h2>{escape(result.name)}</h2>", _stats(result.score.total) if result.score.total else ""]
     if len(result.score.categories) > 1:
-        shuffled = result.score.total.shuffled is not None
+        shuffled = "shuffled" in result.score.total.blind
         key = '<p class="key"><span><i></i>percent right, with pictures</span>'
         key += '<span><i class="blind"></i>with shuffled pictures</span>' if shuffled else ""
         key += '<span><i class="whisker"></i>95 % interval</span></p>'
@@ -67,17 +56,17 @@ def _task(result: Result) -> str:
 
 
 def _stats(total: Score) -> str:
-    low, high = total.seeing.interval
+    low, high = total.interval
     stats = [
-        f'<div class="stat seeing"><b>{total.seeing.percent:.1f}<small>%</small></b><span>answered right</span>'
-        f"<i>95 % interval {low:.1f} to {high:.1f}; {total.seeing.n:,} questions</i></div>"
+        f'<div class="stat seeing"><b>{total.value:.1f}<small>%</small></b><span>answered right</span>'
+        f"<i>95 % interval {low:.1f} to {high:.1f}; {total.n:,} questions</i></div>"
     ]
-    if total.shuffled is not None:
-        low, high = total.shuffled.interval
+    if shuffled := total.blind.get("shuffled"):
+        low, high = shuffled.interval
         stats.append(
-            f'<div class="stat"><b>{total.shuffled.percent:.1f}<small>%</small></b><span>with shuffled pictures</span>'
+            f'<div class="stat"><b>{shuffled.value:.1f}<small>%</small></b><span>with shuffled pictures</span>'
             f"<i>95 % interval {low:.1f} to {high:.1f}; what guessing gives</i></div>"
-            f'<div class="stat"><b>{total.visual_gain:+.1f}</b><span>visual gain</span>'
+            f'<div class="stat"><b>{shuffled.gain:+.1f}</b><span>visual gain</span>'
             "<i>points that come from looking</i></div>"
         )
     return f'<div class="stats num">{"".join(stats)}</div>'

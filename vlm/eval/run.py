@@ -1,90 +1,259 @@
-"""Stage 05 in order: read the questions, answer them with and without their pictures, score, report."""
+"""Stage 05 in order: read the questions, answer them with and without their pictures, score, report.
+
+predictions/<task>.jsonl           what was answered; <task>.shuffled.jsonl, <task>.removed.jsonl without looking
+scored/<task>.jsonl                each question with its references, answers and marks: all that comparing takes
+metrics.json, report.html
+"""
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm.config import EvalConfig, Scorer, TaskConfig
-from vlm.data.index import Split
+from vlm import ranks
+from vlm.config import Blind, EvalConfig, Scorer, TaskConfig
 from vlm.errors import Unusable
-from vlm.eval.answer import Answerer, answer_all
+from vlm.eval.answer import Answerer, Ask, Share, answer_all
+from vlm.eval.captions import check_captions
 from vlm.eval.charts import read_curve
-from vlm.eval.gallery import Answered
-from vlm.eval.report import Result, write_report
-from vlm.eval.score import Score, TaskScore, as_json, headline, marks, score, yes_no_figures
-from vlm.eval.tasks import read_questions, swapped_pictures
+from vlm.eval.predictions import Prediction, read_given
+from vlm.eval.report import write_report
+from vlm.eval.results import Answered, Result, Unseen
+from vlm.eval.score import METRICS, Marked, Score, TaskScore, as_json, headline, mark, score
+from vlm.eval.tasks import (
+    CAPTIONS,
+    Pictures,
+    Place,
+    Question,
+    fingerprint,
+    open_task,
+    read_questions,
+    swapped_pictures,
+    where,
+)
+from vlm.files import write_whole
+from vlm.model.saved import Saved, find
 
 TRAININGS = ("03_pretrain", "04_finetune")
 
 
-def evaluate(cfg: EvalConfig, seed: int, run: str, model: Path, shards: Path, out: Path) -> dict[str, Any]:
-    """Write predictions, metrics.json and report.html into `out`, going on with what is there; return the figures.
+def evaluate(
+    cfg: EvalConfig, seed: int, run: str, finetuned: Path | None, shards: Path | None, out: Path
+) -> dict[str, Any]:
+    """Write predictions, marks, metrics.json and report.html into `out`, going on with what is there; return the figures.
 
-    `model` is stage 04's artifact, `shards` is stage 02's.
-    Raises Unusable if no task is set or a task has no questions.
+    `finetuned` is stage 04's artifact, which is asked unless the settings name another model; `shards` is stage 02's.
+    Every rank calls; the first one writes all but its answers. Raises Unusable if no task is set, a task has no
+    questions, or something that a task needs is missing, before the model is loaded.
     """
     if not cfg.tasks:
         raise Unusable("no task is given: set eval.tasks, or choose eval=")
-    splits = {name: Split(shards / task.split) for name, task in cfg.tasks.items()}  # before the model is loaded
-    answerer = Answerer(model / "model")
+    for task in cfg.tasks.values():
+        if task.scorer in CAPTIONS:
+            check_captions(chinese=task.scorer is Scorer.captions_zh)
+    samples = {name: open_task(name, task, shards, seed) for name, task in cfg.tasks.items()}
+    if cfg.predictions is not None:
+        results = [given(name, task, samples[name], Path(cfg.predictions), seed) for name, task in cfg.tasks.items()]
+        if ranks.first():
+            _write(out, run, results, cfg, seed, {"name": cfg.predictions, "fingerprint": None}, {})
+        return {result.name: headline(result.score) for result in results}
+    saved = _model(cfg, finetuned)
+    ranks.join()
+    answerer = Answerer(saved, dtype=cfg.dtype)
+    share = (ranks.rank(), ranks.world())
     results = [
-        ask(name, task, splits[name], answerer, seed, out, cfg.runtime.batch_size) for name, task in cfg.tasks.items()
+        ask(name, task, samples[name], answerer, seed, out, cfg.runtime.batch_size, share)
+        for name, task in cfg.tasks.items()
     ]
-    metrics = {result.name: as_json(result.score) for result in results}
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
-    found = {stage: read_curve(model.parent / stage / "metrics.jsonl") for stage in TRAININGS}
-    curves = {stage: curve for stage, curve in found.items() if curve is not None}
-    write_report(out / "report.html", run, results, curves, cfg.gallery, seed)
-    for result in results:
-        print(table(result.name, result.score))
-    print(f"report: {out.with_name(out.name.removesuffix('.partial')) / 'report.html'}")
+    if ranks.first():
+        model = {"name": saved.name, "fingerprint": answerer.fingerprint}
+        _write(out, run, results, cfg, seed, model, _curves(saved))
+    ranks.barrier()
     return {result.name: headline(result.score) for result in results}
 
 
-def table(name: str, scores: TaskScore) -> str:
-    """Return a task's scores as lines of text: percent right with its 95 % interval, shuffled, gain."""
-    rows = [("", "questions", "% right", "interval", "shuffled", "gain")]
-    rows += [_row(category, of) for category, of in scores.categories.items()]
-    rows.append(_row(name, scores.total))
+def table(name: str, scores: TaskScore, metric: str) -> str:
+    """Return a task's scores as lines of text: percent with its 95 % interval, without looking, gain with interval."""
+    if scores.total is None:
+        return f"{name}: {metric}"
+    blind = list(scores.total.blind)
+    rows = [
+        ("", "questions", f"{metric}, %", "interval", *(cell for one in blind for cell in (one, "gain", "interval")))
+    ]
+    rows += [_row(category, of, blind) for category, of in scores.categories.items() if len(scores.categories) > 1]
+    rows.append(_row(name, scores.total, blind))
+    lines = [_aligned(rows)]
+    if scores.figures:
+        names = list(dict.fromkeys(column for row in scores.figures.values() for column in row))
+        lines.append(
+            _aligned(
+                [("", *names), *((row, *(_shown(of.get(one)) for one in names)) for row, of in scores.figures.items())]
+            )
+        )
+    return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    aligned = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
-    return "\n".join("  ".join(cells) for cells in aligned)
+    cells = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    return "\n".join("  ".join(row) for row in cells)
 
 
-def _row(name: str, of: Score) -> tuple[str, ...]:
-    low, high = of.seeing.interval
-    shuffled = "" if of.shuffled is None else f"{of.shuffled.percent:.1f}"
-    gain = "" if of.visual_gain is None else f"{of.visual_gain:+.1f}"
-    return name, f"{of.seeing.n:,}", f"{of.seeing.percent:.1f}", f"{low:.1f}-{high:.1f}", shuffled, gain
+def _row(name: str, of: Score, blind: Sequence[str]) -> tuple[str, ...]:
+    cells = [name, f"{of.n:,}", f"{of.value:.1f}", "{:.1f}-{:.1f}".format(*of.interval)]
+    for condition in blind:
+        one = of.blind[condition]
+        cells += [f"{one.value:.1f}", f"{one.gain:+.1f}", "{:+.1f} to {:+.1f}".format(*one.gain_interval)]
+    return tuple(cells)
 
 
-def ask(name: str, task: TaskConfig, split: Split, answerer: Answerer, seed: int, out: Path, batch_size: int) -> Result:
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+
+
+def ask(
+    name: str,
+    task: TaskConfig,
+    samples: Pictures,
+    answerer: Answerer,
+    seed: int,
+    out: Path,
+    batch_size: int,
+    share: Share = (0, 1),
+) -> Result:
     """Answer and score one task."""
-    questions = read_questions(name, task, split, answerer.chat)
-    others = swapped_pictures(questions, seed) if task.shuffled else [() for _ in questions]
-    conditions = {name: [question.own for question in questions]}
-    if task.shuffled:
-        conditions[f"{name}.shuffled"] = others
-    answers = {
+    questions = read_questions(name, task, samples, answerer.chat)
+    conditions = {name: [Ask(one, one.prompt, one.own) for one in questions]}
+    for blind in task.blind:
+        conditions[f"{name}.{blind.value}"] = _blind(questions, blind, seed)
+    predictions = {
         condition: answer_all(
             answerer,
-            split,
-            list(zip(questions, pictures, strict=True)),
+            samples,
+            asks,
             out / "predictions" / f"{condition}.jsonl",
+            task,
+            seed=seed,
             batch_size=batch_size,
-            max_new_tokens=task.max_new_tokens,
             label=f"05_eval {condition}",
+            share=share,
         )
-        for condition, pictures in conditions.items()
+        for condition, asks in conditions.items()
     }
-    seeing, shuffled = answers[name], answers.get(f"{name}.shuffled")
-    seen = marks(questions, seeing, task.scorer)
-    scores = score(questions, seen, None if shuffled is None else marks(questions, shuffled, task.scorer))
-    if task.scorer is Scorer.yes_no:
-        scores = replace(scores, yes_no=yes_no_figures(questions, seeing))
-    answered = [
-        Answered(question, seeing[question.id], mark >= 0.5, shuffled and shuffled[question.id], places)
-        for question, mark, places in zip(questions, seen, others, strict=True)
+    seeing, *rest = predictions.values()
+    places = {blind.value: [ask.places for ask in conditions[f"{name}.{blind.value}"]] for blind in task.blind}
+    return result_of(name, task, samples, questions, seeing, dict(zip(places, rest, strict=True)), places, seed)
+
+
+def given(name: str, task: TaskConfig, samples: Pictures, folder: Path, seed: int) -> Result:
+    """Score answers that are there already, whoever gave them."""
+    questions = read_questions(name, task, samples, None)
+    found = read_given(folder / f"{name}.jsonl", [question.id for question in questions])
+    return result_of(name, task, samples, questions, found, {}, {}, seed)
+
+
+def result_of(
+    name: str,
+    task: TaskConfig,
+    samples: Pictures,
+    questions: Sequence[Question],
+    seeing: Mapping[str, Prediction],
+    blind: Mapping[str, Mapping[str, Prediction]],
+    places: Mapping[str, Sequence[tuple[Place, ...]]],
+    seed: int,
+) -> Result:
+    """Mark the answers and count the marks; `blind` and `places` (what was shown) are by condition."""
+
+    def marked(found: Mapping[str, Prediction]) -> Marked:
+        return mark(questions, {identity: one.answer for identity, one in found.items()}, task.scorer)
+
+    marks, unseen = marked(seeing), {condition: marked(found) for condition, found in blind.items()}
+    answered = []
+    for number, question in enumerate(questions):
+        others = {
+            condition: Unseen(
+                found[question.id].answer, unseen[condition].marks[number], tuple(places[condition][number])
+            )
+            for condition, found in blind.items()
+        }
+        one = seeing[question.id]
+        answered.append(Answered(question, one.answer, marks.marks[number], one.tokens, others))
+    return Result(name, samples, answered, score(questions, marks, unseen, seed), METRICS[task.scorer])
+
+
+def _blind(questions: Sequence[Question], blind: Blind, seed: int) -> list[Ask]:
+    """Return the questions as they are asked without their own pictures."""
+    if blind is Blind.shuffled:
+        shown = swapped_pictures(questions, seed)
+        return [Ask(one, one.prompt, places) for one, places in zip(questions, shown, strict=True)]
+    return [Ask(one, one.prompt if one.blind_prompt is None else one.blind_prompt, ()) for one in questions]
+
+
+def _model(cfg: EvalConfig, finetuned: Path | None) -> Saved:
+    if cfg.model is not None:
+        return find(cfg.model, cfg.base)
+    if finetuned is None:
+        raise Unusable("there is no model to be asked: give eval.model=, or run stage 04")
+    return find(str(finetuned))
+
+
+def _curves(saved: Saved) -> dict[str, Any]:
+    """Return the loss curves of the run that a model comes from, by stage."""
+    roots = [
+        folder for folder in Path(saved.name).resolve().parents if any((folder / one).is_dir() for one in TRAININGS)
     ]
-    return Result(name, split, answered, scores)
+    if not roots:
+        return {}
+    found = {stage: read_curve(roots[0] / stage / "metrics.jsonl") for stage in TRAININGS}
+    return {stage: curve for stage, curve in found.items() if curve is not None}
+
+
+def _write(
+    out: Path, run: str, results: Sequence[Result], cfg: EvalConfig, seed: int, model: dict[str, Any], curves: dict
+) -> None:
+    for result in results:
+        folder = out / "scored"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(_scored(one), ensure_ascii=False) + "\n" for one in result.answered)
+        write_whole(folder / f"{result.name}.jsonl", lines.encode(errors="backslashreplace"))
+    tasks = {result.name: _task_json(result, cfg.tasks[result.name]) for result in results}
+    text = json.dumps({"model": model, "tasks": tasks}, indent=1, ensure_ascii=False) + "\n"
+    write_whole(out / "metrics.json", text.encode())
+    write_report(out / "report.html", run, results, curves, cfg.gallery, seed)
+    for result in results:
+        print(table(result.name, result.score, result.metric))
+    print(f"report: {out.with_name(out.name.removesuffix('.partial')) / 'report.html'}")
+
+
+def _scored(one: Answered) -> dict[str, Any]:
+    question = one.question
+    return {
+        "question_id": question.id,
+        "category": question.category,
+        "question": question.text,
+        "references": list(question.references),
+        "answer": one.answer,
+        "mark": one.mark,
+        "tokens": one.tokens,
+        "pictures": list(question.pictures),
+        "sample": question.sample,
+        "blind": {name: {"answer": seen.answer, "mark": seen.mark} for name, seen in one.blind.items()},
+    }
+
+
+def _task_json(result: Result, task: TaskConfig) -> dict[str, Any]:
+    answered = result.answered
+    references = [len(text.split()) for one in answered for text in one.question.references]
+    lengths = {
+        "tokens_mean": round(sum(one.tokens for one in answered) / len(answered), 2),
+        "words_mean": round(sum(len(one.answer.split()) for one in answered) / len(answered), 2),
+        "reference_words_mean": round(sum(references) / len(references), 2) if references else None,
+        "empty": sum(not one.answer for one in answered),
+        "cut": sum(one.tokens >= task.max_new_tokens for one in answered),
+    }
+    return {
+        **as_json(result.score, task.scorer),
+        "answers": lengths,
+        "source": where(result.split),
+        "questions": fingerprint([one.question for one in answered]),
+    }

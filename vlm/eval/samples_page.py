@@ -7,7 +7,7 @@ from typing import Any
 
 from vlm.eval.gallery import thumbnail
 from vlm.eval.page import STYLE
-from vlm.eval.report import Result
+from vlm.eval.results import Result
 from vlm.eval.score import headline
 from vlm.files import write_whole
 
@@ -75,7 +75,7 @@ def _task(result: Result, looks: Looks, shown: int) -> str:
     low, high = found["interval"]
     return (
         f"<h2>{escape(result.name)}</h2>\n"
-        f'<p class="lead num">{found["accuracy"]:.1f} % of {found["n"]:,} right at the latest look, 95 % interval '
+        f'<p class="lead num">{found["score"]:.1f} % of {found["n"]:,} right at the latest look, 95 % interval '
         f"{low:.1f} to {high:.1f}.</p>\n"
         f'<div class="scroll"><table><thead><tr><th>picture</th><th>question</th><th>expected</th>{names}</tr></thead>\n'
         "<tbody>\n" + "\n".join(rows) + "\n</tbody></table></div>"

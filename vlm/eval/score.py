@@ -1,64 +1,71 @@
-"""Scores: a mark in [0, 1] for each answer, accuracy with its interval for each category, and the visual gain."""
+"""Scores: a mark for each answer, their mean with its interval for each category, and the visual gain."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vlm.config import Scorer
 from vlm.errors import Unusable
-from vlm.eval.choice import parsed_choice
+from vlm.eval.captions import caption_scores
+from vlm.eval.choice import choice_figures, parsed_choice
+from vlm.eval.stats import Interval, intervals, paired_test, share_interval
 from vlm.eval.tasks import Question
 from vlm.eval.vqa import m4c, official
-from vlm.eval.yes_no import YesNo, pope, said_yes
+from vlm.eval.yes_no import label_of, mme_answer, pair_figures, said_yes, yes_no_figures
 
-Z = 1.959964  # half-width of a 95 % interval, in standard deviations
+Figures = dict[str, dict[str, float | None]]
+"""A scorer's own figures, percent: a row for all answers and one for each category, and their names."""
+
+METRICS = {
+    Scorer.exact_match: "exact match",
+    Scorer.vqa_official: "VQA accuracy (official)",
+    Scorer.vqa_m4c: "VQA accuracy (m4c)",
+    Scorer.choice: "accuracy",
+    Scorer.yes_no: "accuracy",
+    Scorer.yes_no_pairs: "acc",
+    Scorer.captions: "CIDEr",
+    Scorer.captions_zh: "CIDEr",
+    Scorer.none: "answers only",
+    Scorer.judge: "judge's grade",
+}
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """How many of n answers are right; an answer may be right in part."""
+class Marked:
+    """What a scorer makes of all answers to a task."""
 
-    n: int
-    right: float
+    marks: Sequence[float | None]  # by question, from 0 to 1, CIDEr up to 10; None if nobody marked it
+    figures: Figures = field(default_factory=dict)
 
-    @property
-    def percent(self) -> float:
-        """The share of right answers."""
-        return 100 * self.right / self.n
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the share, percent; wider than need be where answers are right in part.
+@dataclass(frozen=True)
+class BlindScore:
+    """Percent without the right pictures, and what these add, percentage points."""
 
-        Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
-        """
-        share, spread = self.right / self.n, Z**2 / self.n
-        centre = (share + spread / 2) / (1 + spread)
-        half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-        return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    value: float
+    interval: Interval
+    gain: float
+    gain_interval: Interval
+    p: float  # that chance alone makes such a gain
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy with the pictures, and with the pictures of other samples if that was asked."""
+    """The mean mark of n questions, percent, with its 95 % interval."""
 
-    seeing: Accuracy
-    shuffled: Accuracy | None
-
-    @property
-    def visual_gain(self) -> float | None:
-        """What the right pictures add, percentage points."""
-        return None if self.shuffled is None else self.seeing.percent - self.shuffled.percent
+    n: int
+    value: float
+    interval: Interval
+    blind: Mapping[str, BlindScore] = field(default_factory=dict)  # by condition: shuffled, removed
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Scores of a task, and of each of its categories in alphabetical order."""
+    """Scores of a task, and of each of its categories in alphabetical order; no total where nothing is marked."""
 
-    total: Score
-    categories: dict[str, Score]
-    yes_no: dict[str, YesNo] | None = None  # by category, and "all", if the answers are yes or no
+    total: Score | None
+    categories: Mapping[str, Score]
+    figures: Figures = field(default_factory=dict)
 
 
 def exact_match(answer: str, reference: str) -> bool:
@@ -74,13 +81,14 @@ SCORERS: dict[Scorer, Callable[[str, Question], float]] = {
         parsed_choice(answer, _known(question, "choices")) == _known(question, "correct_choice_idx")
     ),
     Scorer.yes_no: lambda answer, question: float(said_yes(answer) == label_of(question)),
+    Scorer.yes_no_pairs: lambda answer, question: float(mme_answer(answer) == ("yes" if label_of(question) else "no")),
 }
 
 
-def marks(questions: Sequence[Question], answers: Mapping[str, str], scorer: Scorer) -> list[float]:
-    """Return a mark for each question, from 0 to 1 if its answer is right.
+def check_answers(questions: Sequence[Question], answers: Mapping[str, str]) -> None:
+    """Check that every question is answered, and nothing else is.
 
-    Raises Unusable if one is not answered, an answer has no question, or a question lacks what its scorer needs.
+    Raises Unusable, naming the first that is not.
     """
     if not questions:
         raise Unusable("there is no question to be scored")
@@ -93,75 +101,120 @@ def marks(questions: Sequence[Question], answers: Mapping[str, str], scorer: Sco
     missing = [question.id for question in questions if question.id not in answers]
     if missing:
         raise Unusable(f"{len(missing)} of {len(questions)} questions have no answer, {missing[0]} first")
-    return [SCORERS[scorer](answers[question.id], question) for question in questions]
 
 
-def label_of(question: Question) -> bool:
-    """Return whether yes is the right answer.
+def mark(questions: Sequence[Question], answers: Mapping[str, str], scorer: Scorer) -> Marked:
+    """Mark the answer to each question; `judge` is left to whoever has an endpoint.
 
-    Raises Unusable if the reference is neither yes nor no.
+    Raises Unusable if one is not answered, an answer has no question, or a question lacks what its scorer needs.
     """
-    label = _plain(question.reference)
-    if label not in {"yes", "no"}:
-        raise Unusable(f"question {question.id}: its reference is {question.reference!r}, not yes or no")
-    return label == "yes"
+    check_answers(questions, answers)
+    given = [answers[question.id] for question in questions]
+    if scorer in (Scorer.captions, Scorer.captions_zh):
+        references = [question.references for question in questions]
+        return Marked(*caption_scores(given, references, chinese=scorer is Scorer.captions_zh))
+    if scorer in (Scorer.none, Scorer.judge):
+        return Marked([None] * len(given))
+    marks = [SCORERS[scorer](answer, question) for answer, question in zip(given, questions, strict=True)]
+    return Marked(marks, _figures(questions, given, marks, scorer))
 
 
-def yes_no_figures(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str, YesNo]:
-    """Return POPE's figures of all questions and of each category; they are joined by question_id."""
-    groups: dict[str, list[Question]] = {"all": list(questions)}
-    for question in questions:
-        if question.category != "all":
-            groups.setdefault(question.category, []).append(question)
-    return {
-        name: pope([said_yes(answers[one.id]) for one in group], [label_of(one) for one in group])
-        for name, group in groups.items()
-    }
-
-
-def score(questions: Sequence[Question], seeing: Sequence[float], shuffled: Sequence[float] | None) -> TaskScore:
-    """Count the marks of all questions and of each category."""
+def score(
+    questions: Sequence[Question], seeing: Marked, blind: Mapping[str, Marked] | None = None, seed: int = 0
+) -> TaskScore:
+    """Return the means of all marks and of each category's, with intervals; `blind` are marks by condition."""
+    blind = blind or {}
+    marked = [number for number, value in enumerate(seeing.marks) if value is not None]
+    members: dict[str, list[int]] = {}
+    for number in marked:
+        members.setdefault(questions[number].category, []).append(number)
 
     def of(chosen: Sequence[int]) -> Score:
-        return Score(_accuracy(seeing, chosen), None if shuffled is None else _accuracy(shuffled, chosen))
+        groups = [questions[number].pictures or number for number in chosen]
+        marks = [seeing.marks[number] for number in chosen]
+        unseen = {name: [found.marks[number] or 0.0 for number in chosen] for name, found in blind.items()}
+        return _score(marks, unseen, groups, seed)
 
-    members: dict[str, list[int]] = {}
-    for number, question in enumerate(questions):
-        members.setdefault(question.category, []).append(number)
-    return TaskScore(of(range(len(questions))), {name: of(members[name]) for name in sorted(members)})
+    categories = {name: of(members[name]) for name in sorted(members)}
+    return TaskScore(of(marked) if marked else None, categories, seeing.figures)
 
 
-def as_json(task: TaskScore) -> dict[str, Any]:
+def _score(marks: Sequence[float], unseen: Mapping[str, Sequence[float]], groups: Sequence[Any], seed: int) -> Score:
+    mean = sum(marks) / len(marks)
+    found = {}
+    for name, blind in unseen.items():
+        gains = [mark - other for mark, other in zip(marks, blind, strict=True)]
+        found[name] = BlindScore(
+            value=100 * sum(blind) / len(blind),
+            interval=_percent(share_interval(blind, groups, seed)),
+            gain=100 * sum(gains) / len(gains),
+            gain_interval=_percent(intervals([gains], groups, seed)[0]),
+            p=paired_test(blind, marks, seed)[0],
+        )
+    return Score(len(marks), 100 * mean, _percent(share_interval(marks, groups, seed)), found)
+
+
+def as_json(task: TaskScore, scorer: Scorer) -> dict[str, Any]:
     """Return what metrics.json says of a task; percent with two decimals."""
-    figures = _score_json(task.total) | {"categories": {name: _score_json(s) for name, s in task.categories.items()}}
-    if task.yes_no is not None:
-        figures["yes_no"] = {name: _yes_no_json(of) for name, of in task.yes_no.items()}
-    return figures
+    total = {"n": 0, "score": None, "interval": None, "blind": {}} if task.total is None else _score_json(task.total)
+    return {
+        "scorer": scorer.value,
+        "metric": METRICS[scorer],
+        **total,
+        "categories": {name: _score_json(of) for name, of in task.categories.items()},
+        "figures": {row: {name: _rounded(value) for name, value in of.items()} for row, of in task.figures.items()},
+    }
 
 
 def headline(task: TaskScore) -> dict[str, Any]:
     """Return the figures of a task that its artifact's record carries."""
-    figures = _score_json(task.total)
-    shuffled = figures["shuffled"]
-    return figures | {"shuffled": shuffled and shuffled["accuracy"]}
+    if task.total is None:
+        return {"n": 0, "score": None, "interval": None}
+    figures = {key: value for key, value in _score_json(task.total).items() if key != "blind"}
+    for name, blind in task.total.blind.items():
+        figures |= {name: _rounded(blind.value), f"visual_gain_over_{name}": _rounded(blind.gain)}
+    return figures
 
 
 def _score_json(of: Score) -> dict[str, Any]:
-    shuffled = None if of.shuffled is None else _accuracy_json(of.shuffled)
-    gain = None if of.visual_gain is None else round(of.visual_gain, 2)
-    return {"n": of.seeing.n, **_accuracy_json(of.seeing), "shuffled": shuffled, "visual_gain": gain}
+    blind = {
+        name: {
+            "score": _rounded(one.value),
+            "interval": list(map(_rounded, one.interval)),
+            "visual_gain": _rounded(one.gain),
+            "gain_interval": list(map(_rounded, one.gain_interval)),
+            "p": float(f"{one.p:.3g}"),
+        }
+        for name, one in of.blind.items()
+    }
+    return {"n": of.n, "score": _rounded(of.value), "interval": list(map(_rounded, of.interval)), "blind": blind}
 
 
-def _accuracy_json(of: Accuracy) -> dict[str, Any]:
-    return {"accuracy": round(of.percent, 2), "interval": [round(bound, 2) for bound in of.interval]}
+def _figures(questions: Sequence[Question], answers: Sequence[str], marks: Sequence[float], scorer: Scorer) -> Figures:
+    """Return what a scorer tells besides the mean of its marks."""
+    if scorer is Scorer.yes_no:
+        return yes_no_figures(questions, answers)
+    if scorer is Scorer.yes_no_pairs:
+        return pair_figures(questions, marks)
+    if scorer is Scorer.choice:
+        return choice_figures(questions, answers, marks)
+    if scorer in (Scorer.vqa_official, Scorer.vqa_m4c):  # both dialects, each by its name
+        both = {Scorer.vqa_official: "official", Scorer.vqa_m4c: "m4c"}
+        means = {}
+        for dialect, name in both.items():
+            found = [SCORERS[dialect](answer, question) for answer, question in zip(answers, questions, strict=True)]
+            means[name] = 100 * sum(found) / len(found)
+        return {"all": means}
+    return {}
 
 
-def _yes_no_json(of: YesNo) -> dict[str, Any]:
-    return {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(of).items()}
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
-def _accuracy(is_right: Sequence[float], chosen: Sequence[int]) -> Accuracy:
-    return Accuracy(len(chosen), sum(is_right[number] for number in chosen))
+def _percent(interval: Interval) -> Interval:
+    low, high = interval
+    return 100 * low, 100 * high
 
 
 def _known(question: Question, key: str) -> Any:  # noqa: ANN401  what JSON holds

@@ -14,13 +14,14 @@ from pathlib import Path
 from transformers import LlavaForConditionalGeneration
 
 from vlm import ranks
-from vlm.config import EvaluationConfig, TaskConfig
-from vlm.data.index import Split
+from vlm.config import EvaluationConfig, Scorer, TaskConfig
+from vlm.errors import Unusable
 from vlm.eval.answer import Answerer
-from vlm.eval.report import Result
+from vlm.eval.results import Result
 from vlm.eval.run import ask
 from vlm.eval.samples_page import PAGE, write_samples
 from vlm.eval.score import headline
+from vlm.eval.tasks import Pictures, open_task
 from vlm.files import write_whole
 
 ANSWERS = "samples"
@@ -31,7 +32,7 @@ class Suite:
     """The questions of all tasks; called with a model and its step, it returns the scores."""
 
     def __init__(
-        self, tasks: dict[str, TaskConfig], splits: dict[str, Split], shown: int, seed: int, base: Path, out: Path
+        self, tasks: dict[str, TaskConfig], splits: dict[str, Pictures], shown: int, seed: int, base: Path, out: Path
     ) -> None:
         """Ask about `splits`, one for each task; `base` is the folder that the model began as."""
         self.tasks = tasks
@@ -52,7 +53,12 @@ class Suite:
         tasks = {
             name: replace(task, limit=min(cfg.answers, task.limit or cfg.answers)) for name, task in cfg.tasks.items()
         }
-        splits = {name: Split(shards / task.split) for name, task in tasks.items()}
+        for name, task in tasks.items():
+            if task.scorer in (Scorer.none, Scorer.judge):
+                raise Unusable(
+                    f"task {name}: scorer={task.scorer.value} gives no score while training: leave it to stage 05"
+                )
+        splits = {name: open_task(name, task, shards, seed) for name, task in tasks.items()}
         return cls(tasks, splits, cfg.shown, seed, base, out)
 
     def __call__(self, model: LlavaForConditionalGeneration, step: int) -> dict[str, float]:
@@ -101,7 +107,6 @@ class Suite:
 def _figures(result: Result) -> dict[str, float]:
     found = headline(result.score)
     low, high = found["interval"]
-    figures = {"accuracy": found["accuracy"], "low": low, "high": high}
-    if found["visual_gain"] is not None:
-        figures["visual_gain"] = found["visual_gain"]
+    figures = {"accuracy": found["score"], "low": low, "high": high}
+    figures |= {key: value for key, value in found.items() if key.startswith("visual_gain")}
     return {f"{result.name}/{key}": value for key, value in figures.items()}

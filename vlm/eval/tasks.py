@@ -1,23 +1,37 @@
-"""Tasks: a held-out split becomes questions, and each question gets its own pictures or those of another sample."""
+"""Tasks: a held-out split, or a benchmark's own files, become questions; each gets its pictures or those of another."""
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm.config import TaskConfig
+from vlm.config import Scorer, TaskConfig
 from vlm.data.chat import Chat
 from vlm.data.index import Split, Stored
-from vlm.data.samples import IMAGE
+from vlm.data.samples import IMAGE, Sample, Turn
 from vlm.errors import Unusable
+from vlm.eval.benchmark import Benchmark
 
 TRIES = 64  # shifts that are tried to keep every question off its own pictures
+CAPTIONS = (Scorer.captions, Scorer.captions_zh)
 
-Place = tuple[int, int]  # a picture of the split: sample number, and which of the sample's pictures
+Place = tuple[int, int]  # a picture of the samples: sample number, and which of the sample's pictures
+
+
+class Pictures(Protocol):
+    """Samples by number: a split, or a benchmark's own files."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, number: int) -> Stored: ...
+
+    def outline(self, number: int) -> tuple[Sample, tuple[str, ...]]:
+        """Return a sample and a name for each of its pictures, the same for equal ones."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +44,10 @@ class Question:
     reference: str
     sample: int  # number in the split
     prompt: NDArray[np.int32]  # (L,) ids, picture tokens included
-    pictures: tuple[str, ...]  # digest of each picture's bytes
+    pictures: tuple[str, ...]  # name of each picture, the same for equal ones
     extra: Mapping[str, Any] = field(default_factory=dict)  # what the corpus says besides, such as ten people's answers
+    references: tuple[str, ...] = ()  # all that is right or partly right
+    blind_prompt: NDArray[np.int32] | None = None  # (L',) the same without its pictures
 
     @property
     def own(self) -> tuple[Place, ...]:
@@ -39,21 +55,51 @@ class Question:
         return tuple((self.sample, i) for i in range(len(self.pictures)))
 
 
-def read_questions(name: str, task: TaskConfig, split: Split, chat: Chat) -> list[Question]:
-    """Return the questions of a task in the order of its split: the last answer of each conversation is asked for.
+def open_task(name: str, task: TaskConfig, shards: Path | None, seed: int) -> Pictures:
+    """Return the samples of a task.
 
-    Raises Unusable if there is none, or two have the same id.
+    Raises Unusable if they are not there, or a picture of them is not.
     """
-    wanted = len(split) if task.limit is None else min(task.limit, len(split))
-    questions = [_question(number, split.read(number), chat) for number in range(wanted)]
-    if not questions:
-        raise Unusable(f"task {name}: {split.folder} with limit={task.limit} leaves no question")
+    if task.sources:
+        return Benchmark(f"task {name}", task.sources, seed)
+    if shards is None:
+        raise Unusable(f"task {name} asks about the split {task.split}, and there are no shards")
+    return Split(shards / task.split)
+
+
+def read_questions(name: str, task: TaskConfig, samples: Pictures, chat: Chat | None) -> list[Question]:
+    """Return the questions of a task in the order of its samples: the last answer of each conversation is asked for.
+
+    Captions of one picture become one question with them all as references. Without `chat` there are no prompts.
+    Raises Unusable if there is no question, or two have the same id.
+    """
+    questions: Iterator[Question] = (
+        _question(number, *samples.outline(number), chat) for number in range(len(samples))
+    )
+    if task.scorer in CAPTIONS:
+        questions = iter(_by_picture(questions))
+    found = list(itertools.islice(questions, task.limit))
+    if not found:
+        raise Unusable(f"task {name}: {where(samples)} with limit={task.limit} leaves no question")
     seen: set[str] = set()
-    for question in questions:
+    for question in found:
         if question.id in seen:
-            raise Unusable(f"task {name}: two samples of {split.folder} have the question_id {question.id}")
+            raise Unusable(f"task {name}: two samples of {where(samples)} have the question_id {question.id}")
         seen.add(question.id)
-    return questions
+    return found
+
+
+def where(samples: Pictures) -> str:
+    """Return where samples come from, to be read by a person."""
+    return str(samples.folder) if isinstance(samples, Split) else str(samples)
+
+
+def fingerprint(questions: Sequence[Question]) -> str:
+    """Return 12 hex digits over all that is asked."""
+    digest = hashlib.sha256()
+    for question in questions:
+        digest.update(repr((question.id, question.text, question.references, question.pictures)).encode())
+    return digest.hexdigest()[:12]
 
 
 def swapped_pictures(questions: Sequence[Question], seed: int) -> list[tuple[Place, ...]]:
@@ -93,16 +139,46 @@ def _draw(seed: int, pictures: tuple[str, ...]) -> str:
     return hashlib.sha256(f"{seed}:{pictures}".encode()).hexdigest()
 
 
-def _question(number: int, stored: Stored, chat: Chat) -> Question:
-    sample = stored.sample
+def _question(number: int, sample: Sample, pictures: tuple[str, ...], chat: Chat | None) -> Question:
     last = max(i for i, turn in enumerate(sample.turns) if turn.role == "assistant")
+    reference = sample.turns[last].text.strip()
+    turns = sample.turns[:last]
     return Question(
         id=str(sample.extra.get("question_id", f"{sample.id}/{number}")),  # corpora repeat their ids
         category=str(sample.extra.get("category", "all")),
         text=sample.turns[last - 1].text.replace(IMAGE, "").strip(),
-        reference=sample.turns[last].text.strip(),
+        reference=reference,
         sample=number,
-        prompt=chat.prompt(sample.turns[:last]).astype(np.int32),
-        pictures=tuple(hashlib.sha256(data).hexdigest()[:16] for data in stored.pictures),
+        prompt=_prompt(chat, turns),
+        pictures=pictures,
         extra=sample.extra,
+        references=tuple(dict.fromkeys(map(str, sample.extra.get("answers") or [reference]))),
+        blind_prompt=_prompt(chat, tuple(map(_without_pictures, turns))) if pictures else None,
     )
+
+
+def _prompt(chat: Chat | None, turns: tuple[Turn, ...]) -> NDArray[np.int32]:
+    return np.empty(0, np.int32) if chat is None else chat.prompt(turns).astype(np.int32)
+
+
+def _without_pictures(turn: Turn) -> Turn:
+    """Return the turn without picture placeholders and the lines they stood on; only the user's turns have any."""
+    if IMAGE not in turn.text or turn.role != "user":
+        return turn
+    lines = [line.replace(IMAGE, "").strip() for line in turn.text.split("\n") if line.strip() != IMAGE]
+    return replace(turn, text="\n".join(lines))
+
+
+def _by_picture(questions: Iterator[Question]) -> list[Question]:
+    """Join the captions of each picture, known by its image_id or by its bytes."""
+    groups: dict[Any, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.extra.get("image_id", question.pictures), []).append(question)
+    return [
+        replace(
+            group[0],
+            id=str(group[0].extra.get("image_id", group[0].id)),
+            references=tuple(reference for one in group for reference in one.references),
+        )
+        for group in groups.values()
+    ]

@@ -97,3 +97,8 @@ def _one_line(call: Callable[[], Loaded], name: str, what: str) -> Loaded:
     except Exception as problem:  # transformers, safetensors and hub raise many kinds; each is the user's to mend
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise Unusable(f"{what}: {name} cannot be loaded: {reason}") from None
+
+
+def is_hub_id(name: str) -> bool:
+    """Say whether a name is no folder here and could be an id on the hub."""
+    return not Path(name).exists() and HUB_ID.fullmatch(name) is not None

@@ -54,11 +54,17 @@ class Stage:
     may_grow: tuple[str, ...] = ()  # settings that extend=true lets change in work already begun
     uses_gpu: bool = False  # distributed work does anyway
     can_be_shared: bool = False  # `work` does one share of N where cfg.part says so, and what is missing where not
+    needs: Callable[[RootConfig], tuple[str, ...]] | None = None  # which of `reads` these settings ask for; None: all
+    given: Callable[[RootConfig], dict[str, str]] | None = None  # hashes of inputs from outside the run, by name
 
     @property
     def name(self) -> str:
         """The script's stem, which its artifact and its jobs carry too."""
         return Path(self.script).stem
+
+    def read_by(self, cfg: RootConfig) -> tuple[str, ...]:
+        """Return the stages whose artifacts these settings ask for."""
+        return self.reads if self.needs is None else self.needs(cfg)
 
     def run(self, composed: DictConfig) -> None:
         """Bring this stage's artifact about, or say why not in one line and leave with status 1."""
@@ -85,8 +91,10 @@ class Stage:
             say(first, self.preflight(cfg, root))
             return
         out = root / self.name
+        given = self.given(cfg) if self.given else {}
         inputs, waits_for = self._inputs(cfg, root)
-        identity = Identity(settings_of(composed, self.settings), {stage: found.key for stage, found in inputs.items()})
+        keys = {stage: found.key for stage, found in inputs.items()} | given
+        identity = Identity(settings_of(composed, self.settings), keys)
         if choice:
             sweep.share(base, out, identity.key)
 
@@ -138,7 +146,7 @@ class Stage:
         """
         found, waits_for = {}, {}
         queues = cfg.cluster is not None and cfg.cluster.executor is Executor.slurm
-        for stage in self.reads:
+        for stage in self.read_by(cfg):
             try:
                 found[stage] = artifact.load(root / stage)
             except Unusable as missing:
