@@ -1,11 +1,12 @@
 import base64
 import io
+import json
 from collections import Counter
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageStat
 
-from vlm.eval.gallery import card, choose, commonest_mistakes, thumbnail
+from vlm.eval.gallery import Card, Said, choose, commonest_mistakes, counted, gallery, thumbnail
 from vlm.eval.results import Answered
 
 
@@ -49,13 +50,45 @@ def test_mistakes_are_counted_by_reference_and_answer(make_question):
 
 
 def test_a_thumbnail_is_the_stored_picture_within_its_limit(held_out):
-    element = thumbnail(held_out, (0, 0), 20)
-    data = element.split("base64,")[1].split('"')[0]
-    picture = Image.open(io.BytesIO(base64.b64decode(data)))
+    picture = opened(thumbnail(held_out, (0, 0), 20).split('"')[-2])
     assert max(picture.size) == 20
 
 
-def test_a_card_shows_all_pictures_of_its_question(answered, held_out):
-    shown = {len(one.question.pictures): card(one, "colour", held_out) for one in answered}
-    assert [shown[pictures].count("<img") for pictures in (0, 1, 2)] == [0, 2, 4]  # its own and the shuffled ones
-    assert "no picture" in shown[0] and "blind" not in shown[0]
+def opened(address):
+    return Image.open(io.BytesIO(base64.b64decode(address.removeprefix("data:image/webp;base64,"))))
+
+
+def stored(html, name):
+    return json.loads(html.split(f'id="{name}">')[1].split("</script>")[0])
+
+
+def card(number, split, pictures, said=()):
+    return Card(f"q{number}", "colour", "Which?", ["red"], pictures, said, "wrong", "wrong", split, {"look": "needs"})
+
+
+def test_each_picture_is_stored_once_and_cards_name_it_by_number(held_out):
+    said = [Said("answered", "", 0.2, "20 %"), Said("shuffled", "blue", None, "", ((5, 0),))]
+    html = gallery([card(0, held_out, ((0, 0),)), card(1, held_out, ((0, 0),), said)], {"wrong": "Wrong"}, {})
+    first, second = stored(html, "cards")
+    pictures = stored(html, "pictures")
+    assert first["pictures"] == second["pictures"] == [0] and len(pictures) == 2
+    assert second["said"][1]["pictures"] == [1] and [said["good"] for said in second["said"]] == [0, None]
+    for (sample, number), address in zip(((0, 0), (5, 0)), pictures, strict=True):
+        whole = Image.open(io.BytesIO(held_out.read(sample).pictures[number])).convert("RGB")
+        assert opened(address).size == whole.size
+        shown = ImageStat.Stat(opened(address).convert("RGB")).mean
+        assert shown == pytest.approx(ImageStat.Stat(whole).mean, abs=8)
+
+
+def test_equal_pictures_of_other_samples_are_stored_once(held_out, answered):
+    digests = {name: place for one in answered for name, place in zip(one.question.pictures, one.question.own)}
+    html = gallery([card(i, held_out, one.question.own) for i, one in enumerate(answered)], {}, {})
+    assert len(stored(html, "pictures")) == len(digests) < sum(len(one.question.own) for one in answered)
+
+
+def test_pictures_that_are_gone_leave_their_cards():
+    assert stored(gallery([card(0, None, ((0, 0),))], {}, {}), "cards")[0]["pictures"] == []
+
+
+def test_references_are_counted():
+    assert counted(["two", "2", "two"]) == ["two ×2", "2"]

@@ -1,4 +1,4 @@
-"""Pictures of numbers for the report: bars of accuracy, and training curves as inline SVG."""
+"""Training curves, as inline SVG."""
 
 import json
 import math
@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-
-from vlm.eval.score import Score
 
 WIDTH, HEIGHT = 420, 220  # of a curve's drawing, its own units
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 12, 24  # margins
@@ -21,17 +19,22 @@ class Curve:
     steps: tuple[int, ...]
     losses: tuple[float, ...]  # nats for each target
     rates: tuple[float, ...]  # learning rate, the highest of any part; empty if it was not logged
+    held_out: tuple[tuple[int, float], ...] = ()  # step and loss of each look at held-out samples
 
 
 def read_curve(path: Path) -> Curve | None:
     """Read a training's metrics.jsonl; None if it is not there or holds fewer than two points."""
-    points = []
+    points, held_out = [], []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
             record = json.loads(line)
         except ValueError:
             continue  # a killed training may have torn its last line
-        if not isinstance(record, dict) or not _is_number(record.get("step")) or not _is_number(record.get("loss")):
+        if not isinstance(record, dict) or not _is_number(record.get("step")):
+            continue
+        if _is_number(record.get("held_out/loss")):
+            held_out.append((int(record["step"]), float(record["held_out/loss"])))
+        if not _is_number(record.get("loss")):
             continue
         rates = [value for key, value in record.items() if key.split("/")[0] == "lr" and _is_number(value)]
         points.append((int(record["step"]), float(record["loss"]), max(rates, default=math.nan)))
@@ -39,21 +42,21 @@ def read_curve(path: Path) -> Curve | None:
     if len(points) < 2 or points[0][0] == points[-1][0]:
         return None
     steps, losses, rates = zip(*points, strict=True)
-    return Curve(steps, losses, () if any(map(math.isnan, rates)) else rates)
+    return Curve(steps, losses, () if any(map(math.isnan, rates)) else rates, tuple(sorted(held_out)))
 
 
 def curve_panel(title: str, curve: Curve) -> str:
-    """Return a panel with the loss as logged and smoothed, and the shape of the learning rate."""
+    """Return a panel with the loss as logged and smoothed, that of held-out samples, and the learning rate's shape."""
     smooth = _smoothed(curve.losses)
-    ticks = _ticks(0.0, _top(curve.losses))
+    ticks = _ticks(0.0, _top([*curve.losses, *(loss for _, loss in curve.held_out)]))
     first, last, highest = curve.steps[0], curve.steps[-1], ticks[-1]
 
-    def path(values: Sequence[float], top: float) -> str:
-        points = (
-            f"{LEFT + (step - first) / (last - first) * (WIDTH - LEFT - RIGHT):.1f},{_y(min(value, top), top):.1f}"
-            for step, value in zip(curve.steps, values, strict=True)
-        )
-        return "M" + "L".join(points)
+    def at(step: int, value: float, top: float) -> tuple[float, float]:
+        return LEFT + (min(max(step, first), last) - first) / (last - first) * (WIDTH - LEFT - RIGHT), _y(value, top)
+
+    def path(steps: Sequence[int], values: Sequence[float], top: float) -> str:
+        points = (at(step, min(value, top), top) for step, value in zip(steps, values, strict=True))
+        return "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
     lines = [
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(tick, highest):.1f}" y2="{_y(tick, highest):.1f}"/>'
@@ -64,33 +67,19 @@ def curve_panel(title: str, curve: Curve) -> str:
     lines.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{last:,}</text>')
     note = f"loss, ending at {smooth[-1]:.3f} nats for each target"
     if curve.rates and max(curve.rates) > 0:
-        lines.append(f'<path class="rate" d="{path(curve.rates, max(curve.rates) * 1.05)}"/>')
+        lines.append(f'<path class="rate" d="{path(curve.steps, curve.rates, max(curve.rates) * 1.05)}"/>')
         note += f"; dashed: learning rate, up to {max(curve.rates):.2g}"
-    lines.append(f'<path class="raw" d="{path(curve.losses, highest)}"/>')
-    lines.append(f'<path class="smooth" d="{path(smooth, highest)}"/>')
+    lines.append(f'<path class="raw" d="{path(curve.steps, curve.losses, highest)}"/>')
+    lines.append(f'<path class="smooth" d="{path(curve.steps, smooth, highest)}"/>')
+    if curve.held_out:
+        lines.append(f'<path class="held" d="{path(*zip(*curve.held_out, strict=True), highest)}"/>')
+        spots = (at(step, min(loss, highest), highest) for step, loss in curve.held_out)
+        lines += [f'<circle class="held" r="2.5" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in spots]
+        note += f"; green: held-out samples, ending at {curve.held_out[-1][1]:.3f}"
     drawing = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} {note}">{"".join(lines)}</svg>'
     )
     return f'<div class="panel"><h3>{escape(title)}</h3>{drawing}<p class="note">{note}</p></div>'
-
-
-def category_bars(scores: dict[str, Score]) -> str:
-    """Return a bar with its interval for each category, and below it the bar with shuffled pictures."""
-    return f'<div class="bars">{"".join(_bar(name, score) for name, score in scores.items())}</div>'
-
-
-def _bar(name: str, score: Score) -> str:
-    low, high = score.interval
-    bars = f'<i class="bar" style="width:{score.value:.2f}%"></i>'
-    bars += f'<i class="whisker" style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
-    figures = f"<b>{score.value:.1f}</b>"
-    if shuffled := score.blind.get("shuffled"):
-        bars += f'<i class="bar blind" style="width:{shuffled.value:.2f}%"></i>'
-        figures += f"<small>{shuffled.value:.1f}<span> shuffled</span></small>"
-    return (
-        f'<div class="name">{escape(name)}<small class="num">{score.n:,}</small></div>'
-        f'<div class="track">{bars}</div><div class="figures num">{figures}</div>'
-    )
 
 
 def _top(losses: Sequence[float]) -> float:
