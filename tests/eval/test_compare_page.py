@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from vlm.eval.compare import Changed, Comparison, TaskComparison
 from vlm.eval.compare_page import write_compare
+from vlm.eval.results import Changed, Comparison, TaskComparison
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from vlm.eval.results import Answered
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("", 0), ("two", 1), ("a red  cat.", 3), ("一只红色的猫", 6), ("红 cat", 2), ("café-au-lait", 1)]
+    ("text", "count"),
+    [("", 0), ("two", 1), ("a red  cat.", 3), ("一只红色的猫", 6), ("红 cat", 2), ("café-au-lait", 1)],
 )
 def test_a_word_is_what_stands_between_spaces_or_a_chinese_letter(text, count):
     assert words(text) == count

@@ -78,7 +78,7 @@ class EvalConfig:
     predictions: str | None = None  # score the <task>.jsonl of this folder, whoever wrote them; no model is loaded
     compare: list[str] = field(default_factory=list)  # two runs that were evaluated: what changed between them
     dtype: Dtype | None = None  # null: bfloat16 on a GPU, float32 on a CPU
-    gallery: int = 120  # answers shown in the report
+    gallery: int = 5000  # answers shown in the report
     runtime: EvalRuntime = field(default_factory=EvalRuntime)
 
     def __post_init__(self) -> None:

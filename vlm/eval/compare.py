@@ -7,7 +7,7 @@ Nothing is answered: stage 05 has left every question with its marks in scored/<
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from omegaconf import OmegaConf
 
 from vlm.config import RootConfig
 from vlm.errors import Unusable
-from vlm.eval.stats import Interval, intervals, paired_test
+from vlm.eval.compare_page import PAGE, write_compare
+from vlm.eval.results import Changed, Comparison, TaskComparison
+from vlm.eval.stats import intervals, paired_test
 from vlm.eval.tasks import Pictures, open_task
 from vlm.files import write_whole
 
@@ -23,53 +25,6 @@ STAGE = "05_eval"
 
 Scored = dict[str, Any]
 """A line of scored/<task>.jsonl."""
-
-
-@dataclass(frozen=True)
-class Changed:
-    """A question whose answer is worth more, or less, than it was."""
-
-    question_id: str
-    category: str
-    question: str
-    references: tuple[str, ...]
-    answers: tuple[str, str]
-    marks: tuple[float, float]
-    sample: int  # number in the split
-    pictures: int
-
-
-@dataclass(frozen=True)
-class TaskComparison:
-    """Two lists of marks of n questions: means, percent, their difference, and what chance would do."""
-
-    metric: str
-    n: int
-    values: tuple[float, float]
-    difference: float  # percentage points, the second less the first
-    interval: Interval  # 95 %, of the difference
-    p: float  # that chance alone makes such a difference
-    test: str
-    changed: tuple[Changed, ...]
-    split: Pictures | None  # where the pictures are; None if they are there no more
-
-    @property
-    def gained(self) -> int:
-        """How many answers are worth more than they were."""
-        return sum(one.marks[1] > one.marks[0] for one in self.changed)
-
-    @property
-    def lost(self) -> int:
-        """How many are worth less."""
-        return len(self.changed) - self.gained
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs, and the tasks that both were asked."""
-
-    runs: tuple[str, str]
-    tasks: dict[str, TaskComparison]
 
 
 def compare(runs: Path, before: str, after: str, seed: int) -> Comparison:
@@ -97,7 +52,8 @@ def compare(runs: Path, before: str, after: str, seed: int) -> Comparison:
     text = json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n"
     write_whole(out / "compare.json", text.encode(errors="backslashreplace"))
     print(table(comparison))
-    print(f"comparison: {out / 'compare.json'}")
+    write_compare(out / PAGE, comparison)
+    print(f"comparison: {out / PAGE}")
     return comparison
 
 

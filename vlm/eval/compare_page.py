@@ -3,9 +3,9 @@
 from html import escape
 from pathlib import Path
 
-from vlm.eval.compare import Changed, Comparison, TaskComparison
 from vlm.eval.gallery import Card, Said, counted, gallery
 from vlm.eval.page import GALLERY, page
+from vlm.eval.results import Changed, Comparison, TaskComparison
 from vlm.eval.tables import link_to
 from vlm.files import write_whole
 

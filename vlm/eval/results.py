@@ -1,9 +1,10 @@
-"""What an evaluation found: every question with its answers, and the scores."""
+"""What an evaluation found: every question with its answers, and the scores; and what two of them make of each other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vlm.eval.score import TaskScore
+from vlm.eval.stats import Interval
 from vlm.eval.tasks import Pictures, Place, Question
 
 
@@ -41,3 +42,50 @@ class Result:
     answered: Sequence[Answered]  # in the order of the questions
     score: TaskScore
     metric: str = "accuracy"  # what the headline figure is called
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A question whose answer is worth more, or less, than it was."""
+
+    question_id: str
+    category: str
+    question: str
+    references: tuple[str, ...]
+    answers: tuple[str, str]
+    marks: tuple[float, float]
+    sample: int  # number in the split
+    pictures: int
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """Two lists of marks of n questions: means, percent, their difference, and what chance would do."""
+
+    metric: str
+    n: int
+    values: tuple[float, float]
+    difference: float  # percentage points, the second less the first
+    interval: Interval  # 95 %, of the difference
+    p: float  # that chance alone makes such a difference
+    test: str
+    changed: tuple[Changed, ...]
+    split: Pictures | None  # where the pictures are; None if they are there no more
+
+    @property
+    def gained(self) -> int:
+        """How many answers are worth more than they were."""
+        return sum(one.marks[1] > one.marks[0] for one in self.changed)
+
+    @property
+    def lost(self) -> int:
+        """How many are worth less."""
+        return len(self.changed) - self.gained
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs, and the tasks that both were asked."""
+
+    runs: tuple[str, str]
+    tasks: dict[str, TaskComparison]
