@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,18 @@ def test_the_plan_knows_the_targets_of_a_step(steps_of):
         targets = sum(int((batch.labels != IGNORED).sum()) for batch in steps[step])
         assert targets == steps.plan.target_count(step)
         assert sum(batch.tokens for batch in steps[step]) == steps.plan.tokens[steps.plan.samples(step)].sum()
+
+
+def test_every_target_of_a_batch_has_the_source_of_its_sample(steps_of):
+    steps = steps_of()
+    number_of = np.arange(len(steps.split)) * 7 % 3
+    steps.plan = replace(steps.plan, sources=number_of)
+    for step in range(len(steps)):
+        for batch in steps[step]:
+            targets = [int(steps.split.rows[number]["targets"]) for number in batch.samples]
+            expected = [number_of[n] for n, count in zip(batch.samples, targets, strict=True) for _ in range(count)]
+            assert batch.sources.tolist() == expected
+            assert len(expected) == (batch.labels != IGNORED).sum()
 
 
 def test_padding_is_no_target_and_a_sample_of_its_own(steps_of):

@@ -110,6 +110,46 @@ def test_the_targets_of_a_step_are_counted_in_advance():
         assert plan.target_count(step) == rows["targets"][plan.samples(step)].sum()
 
 
+def test_the_targets_of_each_source_are_counted_in_advance():
+    rows = rows_of(list(range(4, 24)))
+    rows["source"] = np.arange(20) % 3
+    plan = plan_of(rows)
+    for step in range(plan.steps):
+        here = rows[plan.samples(step)]
+        expected = [here["targets"][here["source"] == source].sum() for source in range(3)]
+        assert plan.target_counts(step, 3).tolist() == expected
+
+
+@given(epoch=st.integers(0, 5), samples=st.integers(1, 200), at_once=st.integers(1, 12))
+@settings(max_examples=60)
+def test_samples_come_out_of_so_many_shards_at_a_time(epoch, samples, at_once):
+    shards = np.arange(samples) // 20
+    order = epoch_order(0, epoch, samples, shards, at_once)
+    assert np.array_equal(np.sort(order), np.arange(samples))
+    turns = [set(group) for group in np.split(shards[order], np.flatnonzero(np.diff(shards[order])) + 1)]
+    assert len(turns) >= len(set(shards))
+    seen, opened = set(), []
+    for shard in shards[order].tolist():
+        if shard not in seen:
+            seen.add(shard)
+            opened.append(shard)
+    windows = {shard: i // at_once for i, shard in enumerate(opened)}
+    visited = [windows[shard] for shard in shards[order].tolist()]
+    assert visited == sorted(visited)  # a window is left for good before the next one begins
+
+
+def test_a_window_of_shards_is_shuffled_and_other_epochs_take_them_in_another_order():
+    shards = np.arange(400) // 20
+    orders = [epoch_order(0, epoch, 400, shards, 4) for epoch in range(2)]
+    first = [shards[order][:80] for order in orders]
+    assert len(set(first[0])) == len(set(first[1])) == 4
+    assert set(first[0]) != set(first[1])
+    assert (np.diff(first[0]) != 0).sum() > 40
+    rows = rows_of([10] * 400)
+    rows["shard"] = shards
+    assert plan_of(rows, shards_at_once=4).order.tolist() == orders[0].tolist()
+
+
 def test_the_fingerprint_names_the_samples_of_every_step_and_nothing_else():
     rows = rows_of([10] * 20)
     one = plan_of(rows).fingerprint

@@ -209,6 +209,17 @@ def test_many_targets_are_summed_in_chunks_to_the_same_loss(llava, monkeypatch):
     assert PackedLoss(model)(**packed(ROWS)).item() == pytest.approx(whole, rel=1e-6)
 
 
+def test_the_loss_is_summed_by_source_where_sources_are_given(llava, monkeypatch):
+    model = llava()
+    batch = packed(ROWS)
+    targets = [int((one["labels"] != IGNORED).sum()) for one in SAMPLES]
+    sources = torch.repeat_interleave(torch.tensor([2, 0, 0, 2, 0]), torch.tensor(targets))
+    monkeypatch.setattr("vlm.model.forward.CHUNK", 3)
+    found = PackedLoss(model)(**batch, sources=sources, source_count=4)
+    own = [alone(model, one).item() for one in SAMPLES]
+    assert found.tolist() == pytest.approx([own[1] + own[2] + own[4], 0, own[0] + own[3], 0], rel=1e-5)
+
+
 def test_patches_are_put_in_place_in_reading_order():
     words = torch.zeros(2, 3, 1)
     is_patch = torch.tensor([[False, True, True], [True, True, False]])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -204,6 +205,36 @@ def test_a_run_with_a_skipped_step_resumes_bit_for_bit(run_here, settings, tmp_p
     assert losses(other) == losses(out)
 
 
+def test_the_loss_of_every_source_is_in_the_metrics(settings, tiny_model, tiny_shards, tmp_path):
+    split = tmp_path / "finetune"
+    shutil.copytree(tiny_shards / "finetune", split)
+    rows, manifest = np.load(split / "index.npy"), json.loads((split / "shards.json").read_text())
+    rows["source"] = np.arange(len(rows)) % 8 != 0
+    np.save(split / "index.npy", rows)
+    (split / "shards.json").write_text(json.dumps(manifest | {"sources": ["few", "many"]}))
+    out = tmp_path / "out"
+    out.mkdir()
+    cfg = settings(steps=None, epochs=1.0, samples_per_step=3)
+    train(cfg, 0, base=tiny_model, split=split, out=out)
+    order = np.load(out / "plan.npy")
+    assert np.array_equal(order, plan_of(cfg, 0, Split(split)).order)
+    rows_of = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    whole, few, many = zip(*((row["loss"], row.get("loss/few"), row.get("loss/many")) for row in rows_of), strict=True)
+    assert None in few  # a step without a sample of that source
+    for step, samples in enumerate(order.reshape(-1, 3)):
+        of = [int(rows["targets"][samples][rows["source"][samples] == source].sum()) for source in (0, 1)]
+        found = sum(count * loss for count, loss in zip(of, (few[step], many[step]), strict=True) if count)
+        assert found / sum(of) == pytest.approx(whole[step], rel=1e-5)
+        assert (few[step] is None) is (of[0] == 0)
+
+
+def test_the_warm_up_is_a_share_of_the_steps_or_a_number_of_them(settings):
+    assert settings(warmup_ratio=0.25).warmup(10) == 3
+    assert settings(warmup_ratio=0.25, warmup_steps=7).warmup(10) == 7
+    with pytest.raises(Unusable, match="warmup_steps=-1"):
+        settings(warmup_steps=-1)
+
+
 def test_text_without_pictures_trains_beside_pictures(run_here, settings, tmp_path):
     out = run_here(
         settings(Strategy.full, samples_per_step=1, steps=10), tmp_path / "out"
@@ -212,18 +243,18 @@ def test_text_without_pictures_trains_beside_pictures(run_here, settings, tmp_pa
 
 
 def test_learning_rates_follow_the_formula():
-    assert [rate_factor(step, 10, Schedule.linear, 0.2) for step in (0, 1, 2, 6, 9)] == pytest.approx(
+    assert [rate_factor(step, 10, Schedule.linear, 2) for step in (0, 1, 2, 6, 9)] == pytest.approx(
         [0.5, 1.0, 1.0, 0.5, 0.125]
     )
-    assert [rate_factor(step, 10, Schedule.cosine, 0.2) for step in (2, 6, 9)] == pytest.approx(
+    assert [rate_factor(step, 10, Schedule.cosine, 2) for step in (2, 6, 9)] == pytest.approx(
         [1.0, 0.5, 0.038060], abs=1e-5
     )
-    assert rate_factor(9, 10, Schedule.constant, 0.0) == 1.0
+    assert rate_factor(9, 10, Schedule.constant, 0) == 1.0
 
 
 def test_each_part_has_its_own_rate_in_the_metrics(run_here, settings, tmp_path):
     out = run_here(settings(), tmp_path / "out")
-    factors = [rate_factor(step, 6, Schedule.cosine, 0.2) for step in range(6)]
+    factors = [rate_factor(step, 6, Schedule.cosine, 2) for step in range(6)]
     assert losses(out, "lr/projector") == pytest.approx([1e-2 * factor for factor in factors])
     assert losses(out, "lr/language_model") == pytest.approx([2e-3 * factor for factor in factors])
 

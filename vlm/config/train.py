@@ -1,5 +1,6 @@
 """Settings of stages 03 and 04."""
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -157,10 +158,12 @@ class TrainConfig:
     pack_tokens: int = 2048  # a pack holds whole samples up to this many tokens
     pack_images: int = 64  # and up to this many pictures
     packing: bool = True  # false: one sample a row
+    shards_at_once: int | None = None  # samples come out of so many shards at a time, for slow disks; null: all
     train: Parts = field(default_factory=Parts)
     lr: LearningRates = field(default_factory=LearningRates)
     schedule: Schedule = Schedule.cosine
     warmup_ratio: float = 0.03  # of all steps
+    warmup_steps: int | None = None  # instead of warmup_ratio
     weight_decay: float = 0.0  # never on norms and biases
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     max_grad_norm: float = 1.0
@@ -182,8 +185,16 @@ class TrainConfig:
             raise Unusable("runtime.save_every, keep and max_skipped are at least 1")
         if not 0 <= self.warmup_ratio < 1:
             raise Unusable(f"warmup_ratio={self.warmup_ratio} is not in [0, 1)")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise Unusable(f"warmup_steps={self.warmup_steps} is not at least 0")
+        if self.shards_at_once is not None and self.shards_at_once < 1:
+            raise Unusable(f"shards_at_once={self.shards_at_once} is not at least 1, or null")
         if isinstance(self.strategy, Strategy):
             self._check_strategy()
+
+    def warmup(self, steps: int) -> int:
+        """Return the steps of the warm-up, of so many in all."""
+        return math.ceil(self.warmup_ratio * steps) if self.warmup_steps is None else self.warmup_steps
 
     def _check_strategy(self) -> None:
         """Raise Unusable where parts, rates and strategy contradict each other."""

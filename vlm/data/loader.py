@@ -30,12 +30,14 @@ class Batch:
     labels: Tensor  # (B, L) int64; the token itself where it is a target, else IGNORED
     position_ids: Tensor  # (B, L) int64
     pixel_values: Tensor  # (N, 3, S, S) uint8, in reading order
+    sources: Tensor  # (T,) int64; the source of each of the T targets, in reading order
+    source_count: int  # of the split
     samples: tuple[int, ...]  # sample numbers
     tokens: int  # without padding
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on a device."""
-        names = ("input_ids", "labels", "position_ids", "pixel_values")
+        names = ("input_ids", "labels", "position_ids", "pixel_values", "sources")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
@@ -95,7 +97,10 @@ class Steps(Dataset):
             tokens += at
         pictures = [picture for row in rows for _, _, pictures in row for picture in pictures]
         pixels = torch.stack(pictures) if pictures else torch.zeros(0, 3, self.how.size, self.how.size).byte()
-        return Batch(input_ids, labels, position_ids, pixels, tuple(n for pack in packs for n in pack), tokens)
+        samples = tuple(number for pack in packs for number in pack)
+        sources = np.repeat(self.plan.sources[list(samples)], self.plan.targets[list(samples)])
+        count = len(self.split.manifest["sources"])
+        return Batch(input_ids, labels, position_ids, pixels, torch.from_numpy(sources), count, samples, tokens)
 
     def _sample(self, number: int) -> tuple[np.ndarray, np.ndarray, list[Tensor]]:
         stored = self.split.read(number)

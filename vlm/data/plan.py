@@ -26,6 +26,7 @@ class Plan:
     tokens: NDArray[np.int64]  # of every sample of the split
     images: NDArray[np.int64]
     targets: NDArray[np.int64]
+    sources: NDArray[np.int64]  # into the split's list of them
     pack_tokens: int
     pack_images: int
     packing: bool
@@ -53,6 +54,13 @@ class Plan:
     def target_count(self, step: int) -> int:
         """Return the number of supervised tokens of a step's global batch."""
         return int(self.targets[self.samples(step)].sum())
+
+    def target_counts(self, step: int, sources: int) -> NDArray[np.int64]:
+        """Return those of each of so many sources, shape (sources,)."""
+        here = self.samples(step)
+        counts = np.zeros(sources, np.int64)
+        np.add.at(counts, self.sources[here], self.targets[here])
+        return counts
 
     def packs(self, step: int, ranks: int) -> list[list[int]]:
         """Return the packs of a step, a multiple of `ranks` of them and about equally full; some may be empty."""
@@ -109,9 +117,11 @@ def make_plan(
     pack_tokens: int,
     pack_images: int,
     packing: bool,
+    shards_at_once: int | None = None,
 ) -> Plan:
     """Plan a training over an index (vlm/data/index.py's rows), for `epochs` or, if given, for `steps`.
 
+    With `shards_at_once`, samples come out of so many shards at a time, which a slow disk reads one after the other.
     Raises Unusable if a sample does not fit into a pack.
     """
     longest, most = int(rows["tokens"].max()), int(rows["images"].max())
@@ -123,27 +133,36 @@ def make_plan(
     wanted = round(epochs * len(rows)) if steps is None else steps * samples_per_step
     if wanted < 1:
         raise Unusable(f"epochs={epochs} of {len(rows)} samples leave nothing to train on")
-    order = np.concatenate([epoch_order(seed, e, len(rows)) for e in range(math.ceil(wanted / len(rows)))])
+    shards = rows["shard"] if shards_at_once else None
+    epochs_begun = range(math.ceil(wanted / len(rows)))
+    order = np.concatenate([epoch_order(seed, e, len(rows), shards, shards_at_once or 1) for e in epochs_begun])
     return Plan(
         order[:wanted],
         samples_per_step,
-        *(np.asarray(rows[name], np.int64) for name in ("tokens", "images", "targets")),  # out of the mapped file
+        *(
+            np.asarray(rows[name], np.int64) for name in ("tokens", "images", "targets", "source")
+        ),  # out of the mapped file
         pack_tokens,
         pack_images,
         packing,
     )
 
 
-def epoch_order(seed: int, epoch: int, samples: int) -> NDArray[np.int64]:
+def epoch_order(
+    seed: int, epoch: int, samples: int, shards: NDArray | None = None, at_once: int = 1
+) -> NDArray[np.int64]:
     """Return the order of an epoch, shape (samples,): argsort of splitmix64 over (seed, epoch, i).
 
-    The hash is written out here because library generators may change between versions.
+    With the `shards` of the samples, shards are ordered so first, and samples within each `at_once` of them. The hash is written out here because library generators may change between versions.
     Source: Steele, Lea, Flood, Fast Splittable Pseudorandom Number Generators, 2014.
     """
     with np.errstate(over="ignore"):
         start = _splitmix64(_splitmix64(np.array([seed], np.uint64)) + np.uint64(epoch))
         keys = _splitmix64(start + np.arange(samples, dtype=np.uint64) * GOLDEN)
-    return np.argsort(keys, kind="stable")
+    if shards is None:
+        return np.argsort(keys, kind="stable")
+    place = np.argsort(epoch_order(seed, epoch, int(shards.max()) + 1))  # of each shard
+    return np.lexsort((keys, place[shards] // at_once))
 
 
 def _splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

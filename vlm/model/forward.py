@@ -23,17 +23,29 @@ class PackedLoss(nn.Module):
         self.llava = llava
         self.trains_tower = any(weight.requires_grad for weight in llava.model.vision_tower.parameters())
 
-    def forward(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor, pixel_values: Tensor) -> Tensor:
-        """Return the cross-entropy summed over the targets, nats, shape ().
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor,
+        pixel_values: Tensor,
+        sources: Tensor | None = None,
+        source_count: int = 1,
+    ) -> Tensor:
+        """Return the cross-entropy summed over the targets, nats, shape (); with `sources`, by source, shape (S,).
 
         input_ids     (B, L)        pictures as P times the picture token
         labels        (B, L)        the token itself where it is a target, else -100; a sample's first is never one
         position_ids  (B, L)        beginning at 0 in every sample of a row
         pixel_values  (N, 3, S, S)  normalised, in reading order
+        sources       (T,)          of the T targets, in reading order, below `source_count`
         """
         hidden = self.hidden_states(input_ids, position_ids, pixel_values)  # (B, L, D)
         is_read = labels[:, 1:] != IGNORED  # where the hidden state predicts a target
-        return _nats(self.llava.lm_head, hidden[:, :-1][is_read], labels[:, 1:][is_read])
+        targets = labels[:, 1:][is_read]
+        of_target = torch.zeros_like(targets) if sources is None else sources
+        nats = _nats(self.llava.lm_head, hidden[:, :-1][is_read], targets, of_target, source_count)
+        return nats.sum() if sources is None else nats
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor, pixel_values: Tensor) -> Tensor:
         """Return the language model's last hidden states, (B, L, D)."""
@@ -101,11 +113,16 @@ def tower_features(llava: LlavaForConditionalGeneration, pixel_values: Tensor) -
     return hidden[:, 1:] if llava.config.vision_feature_select_strategy == "default" else hidden
 
 
-def _nats(lm_head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed cross-entropy of T hidden states (T, D) against T targets, in float32, chunk by chunk."""
-    total = hidden.new_zeros((), dtype=torch.float32)
+def _nats(lm_head: nn.Module, hidden: Tensor, targets: Tensor, sources: Tensor, count: int) -> Tensor:
+    """Return the cross-entropy of T hidden states (T, D) against T targets, in float32, summed by source (count,).
+
+    Logits exist for a chunk of targets at once.
+    """
+    total = hidden.new_zeros(count, dtype=torch.float32)
     if not len(targets):
         return total + lm_head(hidden).sum() * 0  # no logits, but lm_head has a gradient on every rank
-    for part, wanted in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-        total = total + cross_entropy(lm_head(part).float(), wanted, reduction="sum")
+    each = torch.arange(count, device=targets.device).unsqueeze(1)
+    for part, wanted, source in zip(hidden.split(CHUNK), targets.split(CHUNK), sources.split(CHUNK), strict=True):
+        nats = cross_entropy(lm_head(part).float(), wanted, reduction="none")
+        total = total + torch.where(source == each, nats, 0.0).sum(1)  # unlike index_add, in one order on every device
     return total

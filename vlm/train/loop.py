@@ -43,7 +43,7 @@ def fit(
     how: Preprocessing,
     seed: int,
     schedule: Schedule,
-    warmup_ratio: float,
+    warmup: int,
     skip_above: float | None,
     max_skipped: int,
     watchdog_minutes: float | None,
@@ -56,7 +56,7 @@ def fit(
     engine.train()
     with StopRequest() as stop, Watchdog(watchdog_minutes) as watchdog:
         while progress.step < plan.steps and not evaluation.stopped:
-            rates = set_learning_rates(engine, progress.step, plan.steps, schedule, warmup_ratio)
+            rates = set_learning_rates(engine, progress.step, plan.steps, schedule, warmup)
             waiting = time.monotonic()
             micro_batches = next(batches)
             report.wait(time.monotonic() - waiting)
@@ -66,10 +66,11 @@ def fit(
             limit = progress.usual_loss * skip_above if skip_above and progress.usual_loss else None
             step = take_step(engine, micro_batches, targets, how, limit)
 
-            samples = plan.samples(progress.step)
+            samples, of_source = plan.samples(progress.step), plan.target_counts(progress.step, len(step.nats))
+            by_source = [nats / count if count else None for nats, count in zip(step.nats, of_source, strict=True)]
             tokens, images = (int(counts[samples].sum()) for counts in (plan.tokens, plan.images))
             progress.count(len(samples), tokens, targets, images, step.loss if step.updated else None)
-            report.step(progress, step.loss, step.grad_norm, rates, step.slots)
+            report.step(progress, step.loss, step.grad_norm, rates, step.slots, by_source)
             watchdog.beat()
             if progress.skipped_in_a_row >= max_skipped:
                 raise Unusable(
@@ -97,6 +98,7 @@ class Step:
     """What came of a step."""
 
     loss: float  # nats for each target, over all ranks
+    nats: list[float]  # of each source
     grad_norm: float  # before clipping, over all ranks
     slots: int  # tokens computed on all ranks, padding too
     updated: bool  # false: skipped, on all ranks alike
@@ -110,41 +112,38 @@ def take_step(
     Each target weighs the same, in whichever micro-batch of whichever rank it falls. DeepSpeed averages over
     ranks as if they were equally long, so that divisor is multiplied back.
     """
-    totals = torch.zeros(2, device=engine.device)  # nats, slots
+    slots, totals = sum(batch.input_ids.numel() for batch in micro_batches), 0.0
     scale = ranks.world() / targets
     for i, batch in enumerate(micro_batches):
         is_last = i == len(micro_batches) - 1
         engine.set_gradient_accumulation_boundary(is_last)
         nats = nats_of(engine, batch.to(engine.device), how)
-        totals += torch.stack([nats.detach(), nats.new_tensor(batch.input_ids.numel())])
-        if is_last and limit is not None and float(ranks.sum_over_ranks(totals[0].clone())) / targets > limit:
+        totals += nats.detach()
+        if is_last and limit is not None and float(ranks.sum_over_ranks(totals.sum())) / targets > limit:
             scale = math.nan  # the gradient then is no number: every ZeRO stage skips the step and cleans up
-        engine.backward(nats * scale)
+        engine.backward(nats.sum() * scale)
     norm, updated = update(engine, None if shards_states(engine) else gradient_norm(engine))
-    nats, slots = ranks.sum_over_ranks(totals).tolist()
-    return Step(nats / targets, norm, int(slots), updated)
+    *nats, slots = ranks.sum_over_ranks(torch.cat([totals, totals.new_tensor([slots])])).tolist()
+    return Step(sum(nats) / targets, nats, norm, int(slots), updated)
 
 
 def nats_of(model: torch.nn.Module, batch: Batch, how: Preprocessing) -> Tensor:
-    """Return the summed loss of a batch, shape ()."""
+    """Return the summed loss of a batch, nats, for each source (S,)."""
     dtype = next(model.parameters()).dtype
     pixel_values = normalise(batch.pixel_values, how, dtype)
-    return model(batch.input_ids, batch.labels, batch.position_ids, pixel_values)
+    return model(batch.input_ids, batch.labels, batch.position_ids, pixel_values, batch.sources, batch.source_count)
 
 
-def set_learning_rates(
-    engine: Engine, step: int, steps: int, schedule: Schedule, warmup_ratio: float
-) -> dict[str, float]:
+def set_learning_rates(engine: Engine, step: int, steps: int, schedule: Schedule, warmup: int) -> dict[str, float]:
     """Set the rate of every group for a step (0-based); return it by part."""
-    factor = rate_factor(step, steps, schedule, warmup_ratio)
+    factor = rate_factor(step, steps, schedule, warmup)
     for group in engine.optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return {group["part"]: group["lr"] for group in engine.optimizer.param_groups}
 
 
-def rate_factor(step: int, steps: int, schedule: Schedule, warmup_ratio: float) -> float:
-    """Return the share of the peak rate at a step: up a line during the warm-up, then as the schedule says."""
-    warmup = math.ceil(warmup_ratio * steps)
+def rate_factor(step: int, steps: int, schedule: Schedule, warmup: int) -> float:
+    """Return the share of the peak rate at a step: up a line for `warmup` steps, then as the schedule says."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)

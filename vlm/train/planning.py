@@ -19,4 +19,5 @@ def plan_of(cfg: TrainConfig, seed: int, shards: Split) -> Plan:
         pack_tokens=cfg.pack_tokens,
         pack_images=cfg.pack_images,
         packing=cfg.packing,
+        shards_at_once=cfg.shards_at_once,
     )

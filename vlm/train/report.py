@@ -6,6 +6,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -36,13 +37,15 @@ class Report:
         runtime: TrainRuntime,
         resumed: Progress,
         cost: Cost,
+        sources: Sequence[str] = (),
     ) -> None:
-        """Go on after `resumed`, with `epoch` samples an epoch and arithmetic of `cost`.
+        """Go on after `resumed`, with `epoch` samples an epoch and arithmetic of `cost`, over these `sources`.
 
         What was written of later steps is dropped, since they are done again.
         """
         self._log_every = runtime.log_every
         self._cost = cost
+        self._sources = sources
         self._peak = peak_flops(ranks.device(), runtime.peak_tflops)
         self._targets = resumed.targets
         self._images = resumed.images
@@ -68,10 +71,18 @@ class Report:
         """Count time spent waiting for data."""
         self._waited += seconds
 
-    def step(self, progress: Progress, loss: float, grad_norm: float, lr: dict[str, float], slots: int) -> None:
+    def step(
+        self,
+        progress: Progress,
+        loss: float,
+        grad_norm: float,
+        lr: dict[str, float],
+        slots: int,
+        by_source: Sequence[float | None] = (),
+    ) -> None:
         """Record a step; loss is nats for each target of the global batch, lr is by part.
 
-        `slots` counts the tokens that were computed, with padding. A skipped step always has its line.
+        `by_source` holds the loss of each source, None where the batch has no target of it. `slots` counts the tokens that were computed, with padding. A skipped step always has its line.
         """
         self._slots += slots
         if not self._first:
@@ -86,6 +97,7 @@ class Report:
         measured = {
             "epoch": progress.samples / self._epoch,
             "loss": loss if math.isfinite(loss) else None,
+            **self._by_source(by_source),
             "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
             "skipped": progress.skipped,
             **{f"lr/{part}": rate for part, rate in lr.items()},
@@ -109,6 +121,11 @@ class Report:
             self._wandb.log(measured, step=progress.step)
         self._tokens, self._samples, self._steps = progress.tokens, progress.samples, progress.step
         self._targets, self._images = progress.targets, progress.images
+
+    def _by_source(self, losses: Sequence[float | None]) -> dict[str, float]:
+        """Return the losses by the names of their sources."""
+        named = zip(self._sources, losses, strict=False)
+        return {f"loss/{name}": loss for name, loss in named if loss is not None and math.isfinite(loss)}
 
     def _arithmetic(self, progress: Progress, seconds: float) -> dict[str, float]:
         """Return operations a second on all ranks, and MFU (vlm/train/flops.py) where the peak is known."""

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import LlavaForConditionalGeneration
 
@@ -30,6 +31,8 @@ from vlm.train.planning import plan_of
 from vlm.train.probe import check_isolation
 from vlm.train.report import Report
 
+PLAN = "plan.npy"  # the sample numbers in the order of training: step t has those from t * samples_per_step on
+
 
 def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, ask: Ask | None = None) -> dict[str, Any]:
     """Train the model folder `base` on a split as the settings say; leave model/ in `out`.
@@ -49,6 +52,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     join_ranks()
     if ranks.first():
         print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
+        np.save(out / PLAN, plan.order)
     how = Preprocessing.load(base)
     rows = cfg.runtime.rows_at_once
     steps = Steps(shards, plan, chat, how, rank=ranks.rank(), ranks=ranks.world(), rows_at_once=rows)
@@ -60,7 +64,9 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     progress = checkpoints.resume(engine)
     check_isolation(engine, steps)
     name = out.name.removesuffix(".partial")
-    with Report(out, name, plan.steps, len(shards), cfg.runtime, progress, Cost.of(model, chat.image_tokens)) as report:
+    cost = Cost.of(model, chat.image_tokens)
+    sources = shards.manifest["sources"] if len(np.unique(plan.sources)) > 1 else []
+    with Report(out, name, plan.steps, len(shards), cfg.runtime, progress, cost, sources) as report:
         evaluation = Evaluation(cfg.evaluation, held_out, ask, plan, report, out)
         fit(
             engine,
@@ -73,7 +79,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
             how=how,
             seed=seed,
             schedule=cfg.schedule,
-            warmup_ratio=cfg.warmup_ratio,
+            warmup=cfg.warmup(plan.steps),
             skip_above=cfg.skip_above,
             max_skipped=cfg.runtime.max_skipped,
             watchdog_minutes=cfg.runtime.watchdog_minutes,
@@ -93,7 +99,16 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
 
 def _recipe(cfg: TrainConfig, seed: int, shards: Split, base: Path) -> dict[str, Any]:
     """Return what may not change while a run goes on; how long it is, is the plan's to say."""
-    names = ("samples_per_step", "schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "skip_above")
+    names = (
+        "samples_per_step",
+        "schedule",
+        "warmup_ratio",
+        "warmup_steps",
+        "shards_at_once",
+        "weight_decay",
+        "max_grad_norm",
+        "skip_above",
+    )
     values = {name: getattr(cfg, name) for name in names} | {"schedule": cfg.schedule.value}
     values |= {"betas": list(cfg.betas), "lr": asdict(cfg.lr)}
     return {"shards": shards.fingerprint[:12], "base": base_hash(base)[:12], "seed": seed, **values}
