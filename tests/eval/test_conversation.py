@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
+from transformers import pipeline
 
 from vlm.data.samples import Turn
 from vlm.errors import Unusable
@@ -81,3 +83,12 @@ def test_settings_out_of_their_range_are_refused(wrong):
 def test_a_failure_of_the_model_reaches_the_reader(answerer):
     with pytest.raises(Exception, match="size|shape|tokens"):
         list(stream(answerer, [question("Hello", 2)], [torch.zeros(3, 16, 16, dtype=torch.uint8)], HOW))
+
+
+def test_a_plain_pipeline_of_transformers_gives_the_same_answer(answerer, tiny_model, tiny_corpus, pictures):
+    asked = pipeline("image-text-to-text", model=str(tiny_model), device="cpu")
+    for file, picture in zip(sorted((tiny_corpus / "images").iterdir()), pictures, strict=False):
+        parts = [{"type": "image", "image": Image.open(file)}, {"type": "text", "text": "What colour?"}]
+        said = asked(text=[{"role": "user", "content": parts}], max_new_tokens=12, return_full_text=False)
+        written = list(stream(answerer, [question("What colour?", 1)], [picture], HOW))[-1]
+        assert said[0]["generated_text"].strip() == written

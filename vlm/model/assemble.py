@@ -25,6 +25,7 @@ from transformers import (
 from vlm.config import Geometry, ModelConfig
 from vlm.errors import Unusable
 from vlm.model import parts, projector
+from vlm.model.chat_template import for_parts
 from vlm.model.export import PARTS, files_of, published, write_index
 from vlm.model.hub import load, revision_of
 from vlm.model.parts import Part
@@ -205,5 +206,5 @@ def _processor(ready: Plan, model: ModelConfig) -> LlavaProcessor:
         vision_feature_select_strategy=shape.select.value,
         num_additional_image_tokens=int(shape.has_cls),
         image_token=model.image_token,
-        chat_template=tokenizer.chat_template,
+        chat_template=for_parts(tokenizer, model.image_token),
     )
