@@ -6,4 +6,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 ruff check .
 ruff format --check .
-python -m pytest -m "not slow" "$@"
+python -m pytest -rs -m "not slow" "$@"

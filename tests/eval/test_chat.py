@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vlm.errors import Unusable
-from vlm.eval.chat import model_folder
+from vlm.eval.chat import model_named
 
 ROOT = Path(__file__).parents[2]
 
@@ -13,25 +13,25 @@ ROOT = Path(__file__).parents[2]
 def test_a_run_a_stage_or_a_folder_is_chosen(tmp_path):
     for folder in ("runs/mine/04_finetune/model", "runs/mine/03_pretrain/model", "other"):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "config.json").touch()
+        (tmp_path / folder / "config.json").write_text('{"model_type": "llava"}')
     runs = f"runs={tmp_path / 'runs'}"
-    assert model_folder([runs, "run=mine"]) == tmp_path / "runs/mine/04_finetune/model"
-    assert model_folder([runs, "run=mine", "stage=03_pretrain"]) == tmp_path / "runs/mine/03_pretrain/model"
-    assert model_folder([f"model={tmp_path / 'other'}"]) == tmp_path / "other"
+    assert model_named([runs, "run=mine"]).folder == tmp_path / "runs/mine/04_finetune/model"
+    assert model_named([runs, "run=mine", "stage=03_pretrain"]).folder == tmp_path / "runs/mine/03_pretrain/model"
+    assert model_named([f"model={tmp_path / 'other'}"]).folder == tmp_path / "other"
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         (["run=nowhere"], "run  launch/all.sh run=nowhere  first"),
-        (["model=/nowhere"], "/nowhere holds no model"),
+        (["model=/nowhere"], "^model: the folder /nowhere is not there"),
         (["rnu=demo"], "rnu=demo is no setting: give run="),
         (["run="], "run= is no setting"),
     ],
 )
 def test_what_is_not_there_is_said(settings, said):
     with pytest.raises(Unusable, match=said):
-        model_folder(settings)
+        model_named(settings)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ class Answerer:
                 f"{len(batch.asks)} questions at once do not fit into the GPU's memory: lower "
                 "eval.runtime.batch_size and run again"
             ) from None
-        return [self._up_to_stop(ids) for ids in written[:, batch.ids.shape[1] :].tolist()]
+        return [self.up_to_stop(ids) for ids in written[:, batch.ids.shape[1] :].tolist()]
 
     def text(self, ids: list[int]) -> str:
         """Return generated ids as text."""
@@ -133,7 +133,8 @@ class Answerer:
         except (OSError, ValueError, SyntaxError) as problem:  # Pillow's, on damaged bytes
             raise Unusable(f"the picture of question {ask.question.id} cannot be decoded: {problem}") from None
 
-    def _up_to_stop(self, ids: list[int]) -> list[int]:
+    def up_to_stop(self, ids: list[int]) -> list[int]:
+        """Return generated ids without the end of the turn and what follows it."""
         return ids[: next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))]
 
 

@@ -5,7 +5,8 @@
     launch/chat.sh run=demo --image a.jpg --prompt "What is it?"   one answer
     launch/chat.sh run=demo --images FOLDER --prompt "What is it?" --out answers.jsonl
 
-model=FOLDER talks with any LLaVA folder, run=NAME with what stage 04 of that run wrote (stage=03_pretrain: stage 03).
+run=NAME talks with what stage 04 of that run wrote (stage=03_pretrain: stage 03); model= with any LLaVA folder, hub id,
+checkpoint of a training or PEFT adapter (base=FOLDER, if it does not name its own).
 """
 
 import argparse
@@ -16,16 +17,18 @@ from pathlib import Path
 from typing import TextIO
 
 from vlm.errors import Unusable
+from vlm.model.hub import is_hub_id
+from vlm.model.saved import Saved, find
 
 EXTRA = "the page needs Gradio, the extra `chat`: pip install -e '.[chat]' (--terminal and --prompt need nothing more)"
-SETTINGS = {"run": "demo", "runs": "runs", "stage": "04_finetune", "model": ""}
+SETTINGS = {"run": "demo", "runs": "runs", "stage": "04_finetune", "model": "", "base": ""}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="launch/chat.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="run=, runs=, stage= or model=")
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="run=, runs=, stage=, model= or base=")
     parser.add_argument("--terminal", action="store_true", help="talk here, line by line")
     parser.add_argument("--prompt", help="ask this, write the answer, and end")
     parser.add_argument("--image", type=Path, action="append", default=[], help="a picture; may be given again")
@@ -50,8 +53,8 @@ def main() -> None:
         sys.exit(130)
 
 
-def model_folder(settings: list[str]) -> Path:
-    """Return the folder that settings such as run=demo name.
+def model_named(settings: list[str]) -> Saved:
+    """Return the model that settings such as run=demo name.
 
     Raises Unusable if there is no such setting or no such model.
     """
@@ -62,15 +65,18 @@ def model_folder(settings: list[str]) -> Path:
             raise Unusable(f"{setting} is no setting: give {', '.join(f'{known}=' for known in SETTINGS)}")
         given[name] = value
     artifact = Path(given["runs"]) / given["run"] / given["stage"]
-    folder = Path(given["model"]) if given["model"] else artifact / "model"
-    if not (folder / "config.json").is_file():
-        what = f"{folder} holds no model" if given["model"] else f"{artifact} is not there"
-        raise Unusable(f"{what}: run  launch/all.sh run={given['run']}  first, or give model=FOLDER")
-    return folder
+    if not given["model"] and not (artifact / "model" / "config.json").is_file():
+        raise Unusable(f"{artifact} is not there: run  launch/all.sh run={given['run']}  first, or give model=")
+    try:
+        return find(given["model"] or str(artifact), given["base"] or None)
+    except Unusable as problem:
+        raise Unusable(str(problem).replace("eval.", "")) from None  # stage 05 calls its settings so
 
 
 def _run(asked: argparse.Namespace) -> None:
-    folder = model_folder(asked.settings)
+    if not any(setting.startswith("model=") and is_hub_id(setting[6:]) for setting in asked.settings):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all of it is here
+    saved = model_named(asked.settings)
     if asked.images is not None and asked.prompt is None:
         raise Unusable("--images needs --prompt: what to ask about every picture")
     if asked.images is not None and not asked.images.is_dir():
@@ -81,20 +87,19 @@ def _run(asked: argparse.Namespace) -> None:
     if not in_terminal and find_spec("gradio") is None:
         raise Unusable(EXTRA)
 
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the model is a folder
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     from vlm.eval.answer import Answerer  # torch enters here, once what was asked for is known to be there
     from vlm.eval.conversation import Writing
 
     how = Writing(asked.max_new_tokens, asked.temperature, asked.top_p, asked.repetition_penalty, asked.seed)
     if in_terminal:
-        _in_terminal(Answerer(folder), asked, how)
+        _in_terminal(Answerer(saved), asked, how)
     else:
         from vlm.eval.chat_page import serve
 
         can_open = sys.platform == "darwin" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-        title = folder.name if folder.name != "model" else folder.resolve().parent.parent.name
-        serve(Answerer(folder), title, how, asked.host, asked.port, opens_browser=can_open)
+        title = next((one.partition("=")[2] for one in asked.settings if one.startswith(("run=", "model="))), "demo")
+        serve(Answerer(saved), title, how, asked.host, asked.port, opens_browser=can_open)
 
 
 def _in_terminal(answerer: object, asked: argparse.Namespace, how: object) -> None:

@@ -103,7 +103,7 @@ def answer_each(answerer: Answerer, prompt: str, pictures: Sequence[Tensor], how
     """Return the answers to one prompt about each of the pictures, asked side by side."""
     ids, is_token = pad_left([_prompt(answerer, [question(prompt, 1)], how)] * len(pictures), answerer.pad_id)
     written = _generate(answerer, ids, is_token, pictures, how)
-    return [answerer.text(row) for row in written[:, ids.shape[1] :].tolist()]
+    return [answerer.text(answerer.up_to_stop(row)) for row in written[:, ids.shape[1] :].tolist()]
 
 
 def _prompt(answerer: Answerer, turns: Sequence[Turn], how: Writing) -> NDArray[np.int64]:
@@ -127,7 +127,10 @@ def _generate(
     streamer: TextIteratorStreamer | None = None,
     stopping_criteria: StoppingCriteriaList | None = None,
 ) -> Tensor:
-    """Return prompts and answers as ids, (B, L + new)."""
+    """Return prompts and answers as ids, (B, L + new).
+
+    Raises Unusable if they do not fit into the GPU's memory.
+    """
     sampling = {"temperature": how.temperature, "top_p": how.top_p, "top_k": 0} if how.temperature else {}
     settings = GenerationConfig(
         do_sample=how.temperature > 0,
@@ -143,10 +146,14 @@ def _generate(
             torch.stack(list(pictures)).to(answerer.device), answerer.how, answerer.dtype
         )
     torch.manual_seed(how.seed)
-    with torch.no_grad():
+    try:
         return answerer.model.generate(
             **inputs, generation_config=settings, streamer=streamer, stopping_criteria=stopping_criteria
         )
+    except torch.OutOfMemoryError:
+        raise Unusable(
+            f"{len(ids)} talks of {ids.shape[1]:,} tokens do not fit into the GPU's memory at once"
+        ) from None
 
 
 class _Stop(StoppingCriteria):

@@ -16,6 +16,7 @@ from vlm.files import write_whole
 MISTAKES = 10  # kinds of mistakes listed for each task
 VERDICTS = {"right": "Right", "wrong": "Wrong"}
 LOOKS = {"needs": "right only with its picture", "blind": "right without it, too"}
+SHOWN = {"shuffled": "shuffled", "removed": "no picture"}  # by blind condition, on a card
 
 Forecasts = Mapping[str, Sequence[Mapping[str, Any]]]
 """By stage: name, unit, predicted and measured of each figure that was foreseen before a training."""
@@ -127,7 +128,7 @@ def _card(one: Answered, result: Result, prefix: str) -> Card:
     said = [Said("answered", one.answer, one.mark)]
     if question.pictures:
         said += [
-            Said(name, seen.answer, None, _score(seen.mark, result.metric), seen.pictures)
+            Said(SHOWN[name], seen.answer, None, _score(seen.mark, result.metric), seen.pictures)
             for name, seen in one.blind.items()
         ]
     verdict = {True: "right", False: "wrong", None: "unmarked"}[one.is_right]
