@@ -27,6 +27,11 @@ class SourceFormat(Enum):
     scienceqa = "scienceqa"
     pope = "pope"
     ai_challenger = "ai_challenger"
+    textvqa = "textvqa"
+    vizwiz = "vizwiz"
+    gqa = "gqa"
+    mme = "mme"
+    questions = "questions"
     tars = "tars"
     parquet = "parquet"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vlm.config import SourceConfig, SourceFormat
 from vlm.data.ai_challenger import ai_challenger
+from vlm.data.benchmarks import gqa, mme, questions, textvqa, vizwiz
 from vlm.data.caps_boxes import caps_boxes
 from vlm.data.coco import coco_captions
 from vlm.data.llava import llava
@@ -31,6 +32,11 @@ READERS: dict[SourceFormat, Callable[[SourceConfig, int], Iterator[Row]]] = {
     SourceFormat.scienceqa: scienceqa,
     SourceFormat.pope: pope,
     SourceFormat.ai_challenger: ai_challenger,
+    SourceFormat.textvqa: textvqa,
+    SourceFormat.vizwiz: vizwiz,
+    SourceFormat.gqa: gqa,
+    SourceFormat.mme: mme,
+    SourceFormat.questions: questions,
     SourceFormat.tars: tars,
     SourceFormat.parquet: parquet,
 }
@@ -38,7 +44,7 @@ FOLDERS = {SourceFormat.tars: "*.tar", SourceFormat.parquet: "*.parquet"}  # for
 TAKES_ANNOTATIONS = {SourceFormat.vqa, SourceFormat.scienceqa, SourceFormat.coco_captions}
 CAPTIONS = {SourceFormat.coco_captions, SourceFormat.caps_boxes, SourceFormat.ai_challenger, SourceFormat.tars}
 HAS_NO_PLACE_FOR_IMAGES = {SourceFormat.tars, SourceFormat.parquet}  # they are inside its files
-MAY_BE_TEXT_ONLY = {SourceFormat.llava, SourceFormat.scienceqa} | HAS_NO_PLACE_FOR_IMAGES
+MAY_BE_TEXT_ONLY = {SourceFormat.llava, SourceFormat.scienceqa, SourceFormat.questions} | HAS_NO_PLACE_FOR_IMAGES
 
 
 def check(source: SourceConfig) -> None:
