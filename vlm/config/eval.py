@@ -20,7 +20,6 @@ class Scorer(Enum):
     captions = "captions"  # BLEU, ROUGE-L, METEOR and CIDEr over the captions of each picture
     captions_zh = "captions_zh"  # the same after jieba has found the words, as AI Challenger counts it
     none = "none"  # answers only
-    judge = "judge"  # another model grades the answers, through eval.judge's endpoint
 
 
 class Blind(Enum):

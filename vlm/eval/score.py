@@ -26,7 +26,6 @@ METRICS = {
     Scorer.captions: "CIDEr",
     Scorer.captions_zh: "CIDEr",
     Scorer.none: "answers only",
-    Scorer.judge: "judge's grade",
 }
 
 
@@ -104,7 +103,7 @@ def check_answers(questions: Sequence[Question], answers: Mapping[str, str]) -> 
 
 
 def mark(questions: Sequence[Question], answers: Mapping[str, str], scorer: Scorer) -> Marked:
-    """Mark the answer to each question; `judge` is left to whoever has an endpoint.
+    """Mark the answer to each question.
 
     Raises Unusable if one is not answered, an answer has no question, or a question lacks what its scorer needs.
     """
@@ -113,7 +112,7 @@ def mark(questions: Sequence[Question], answers: Mapping[str, str], scorer: Scor
     if scorer in (Scorer.captions, Scorer.captions_zh):
         references = [question.references for question in questions]
         return Marked(*caption_scores(given, references, chinese=scorer is Scorer.captions_zh))
-    if scorer in (Scorer.none, Scorer.judge):
+    if scorer is Scorer.none:
         return Marked([None] * len(given))
     marks = [SCORERS[scorer](answer, question) for answer, question in zip(given, questions, strict=True)]
     return Marked(marks, _figures(questions, given, marks, scorer))
