@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -340,3 +341,38 @@ def test_other_formats_become_the_lossless_one_that_is_asked_for():
         found = inspect(out.getvalue(), 10**6, others=chosen)
         assert found.extension == chosen.value
         assert (np.asarray(Image.open(io.BytesIO(found.data)).convert("RGB")) == colours).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_jpeg_is_found_corrupt_exactly_where_decoding_its_colours_fails(encoded, settings):
+    whole = encoded(3, (96, 72), "JPEG", **settings)
+    rng = np.random.default_rng(0)
+    found = Counter()
+    for number in range(300):
+        data = bytearray(whole)
+        at = int(rng.integers(len(data)))
+        if number % 3:
+            data[at] ^= int(rng.integers(1, 256))
+        else:
+            del data[at:]
+        found[is_decoded(bytes(data)), is_accepted(bytes(data))] += 1
+    assert found[True, True] > 20
+    assert found[False, False] > 20
+    assert not found[True, False]
+    assert not found[False, True]
+
+
+def is_decoded(data: bytes) -> bool:
+    try:
+        decode(data)
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds
+        return False
+    return True
+
+
+def is_accepted(data: bytes) -> bool:
+    try:
+        inspect(data, 10**6)
+    except Reject as reason:
+        return reason.code in {"too_large", "aspect"}  # a header that promises another size
+    return True

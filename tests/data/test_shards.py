@@ -18,7 +18,7 @@ from tqdm import tqdm
 from vlm.config import DataConfig, Form, SplitConfig
 from vlm.data.checks import Checks
 from vlm.data.index import Split
-from vlm.data.shards import build, write_split
+from vlm.data.shards import Share, build, write_share, write_split
 from vlm.data.sources import read
 from vlm.errors import Unusable
 
@@ -33,33 +33,6 @@ def rejects_of(folder: Path) -> list[dict[str, str]]:
 
 def samples_of(split: Split) -> list:
     return [split.read(number) for number in range(len(split))]
-
-
-def test_webdataset_reads_back_every_sample(tiny_shards, tiny_corpus):
-    records = {record["id"]: record for record in json.loads((tiny_corpus / "train.json").read_text())}
-    urls = sorted(str(path) for path in (tiny_shards / "finetune").glob("*.tar"))
-    read_back = list(webdataset.WebDataset(urls, shardshuffle=False))
-    assert [json.loads(sample["json"])["id"] for sample in read_back] == list(records)
-    for sample in read_back:
-        content = json.loads(sample["json"])
-        record = records[content["id"]]
-        assert [turn["text"] for turn in content["turns"]] == [turn["value"] for turn in record["conversations"]]
-        assert content["extra"] == {"question_id": record["question_id"], "category": record["category"]}
-        names = record.get("image", [])
-        names = [names] if isinstance(names, str) else names
-        pictures = [key for key in sample if key.split(".")[-1] in {"jpg", "png"}]
-        pictures.sort(key=lambda key: int(key.split(".")[0]) if "." in key else 0)
-        assert [sample[key] for key in pictures] == [(tiny_corpus / "images" / name).read_bytes() for name in names]
-
-
-def test_a_shard_is_an_ordinary_tar_of_whole_samples(tiny_shards):
-    for path in sorted((tiny_shards / "finetune").glob("*.tar")):
-        with tarfile.open(path) as tar:
-            members = tar.getmembers()
-        assert {(m.mtime, m.uname, m.gname, m.mode) for m in members} == {(0, "vlm", "vlm", 0o644)}
-        keys = [m.name.split(".")[0] for m in members]
-        assert keys == sorted(keys)
-        assert {key[:6] for key in keys} == {path.stem}
 
 
 def test_the_index_and_webdataset_agree(tiny_shards):
@@ -94,6 +67,21 @@ def test_bytes_do_not_depend_on_the_number_of_workers(many, data_of, tiny_chat, 
         "finetune/rejects.jsonl",
         "finetune/left_out.jsonl",
     }
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_shards_written_in_shares_equal_those_of_one_process(many, data_of, tiny_chat, tmp_path, missing):
+    data = data_of(2, mine=many, held_out_fraction=0.2, max_reject_fraction=0.5)
+    build(data, tiny_chat, 0, tmp_path / "one")
+    for task in (2, 0) if missing else (2, 0, 1):
+        write_share(data, tiny_chat, 0, tmp_path / "shares", Share(task, 3))
+        shards = {int(path.stem) for path in (tmp_path / "shares/finetune").glob("*.tar")}
+        assert {number % 3 for number in shards} == ({2} if task == 2 else {2, 0} if task == 0 else {0, 1, 2})
+        assert not (tmp_path / "shares/finetune/index.npy").exists()
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "shares/finetune").glob("*.tar")}
+    build(data, tiny_chat, 0, tmp_path / "shares")
+    assert files_of(tmp_path / "shares") == files_of(tmp_path / "one")
+    assert all((tmp_path / "shares/finetune" / name).stat().st_mtime_ns == at for name, at in written.items())
 
 
 def test_interrupted_work_goes_on_after_its_last_whole_shard(many, data_of, tiny_chat, tmp_path):

@@ -94,14 +94,13 @@ class Chat:
     def prompt(self, turns: tuple[Turn, ...]) -> NDArray[np.int64]:
         """Return the ids that ask for the next answer, shape (L,); the last turn is the user's."""
         text, _ = self._write(turns, asking=True)
-        return self._expand(self._tokenize(text, [])[0])
+        return self._expand(*self._tokenize(text, []))[0]
 
     def _encode(self, turns: tuple[Turn, ...], form: Form) -> Encoded:
         if form is Form.plain:
             return self._encode_plain(turns)
         text, spans = self._write(turns, asking=False)
-        ids, is_target = self._tokenize(text, spans)
-        return Encoded(self._expand(ids), self._expand(is_target, ids))
+        return Encoded(*self._expand(*self._tokenize(text, spans)))
 
     def _encode_plain(self, turns: tuple[Turn, ...]) -> Encoded:
         """Write the picture, the caption and the end; the question is dropped."""
@@ -112,7 +111,7 @@ class Chat:
         ids = np.array([*opening, *pictures, *words, self.end_id])
         is_target = np.zeros(len(ids), bool)
         is_target[len(opening) + len(pictures) :] = True
-        return Encoded(self._expand(ids), self._expand(is_target, ids))
+        return Encoded(*self._expand(ids, is_target))
 
     def _write(self, turns: tuple[Turn, ...], *, asking: bool) -> tuple[list[tuple[str, bool]], list[tuple[int, int]]]:
         """Return the pieces of text (each with whether its special tokens count) and the targets' spans in characters."""
@@ -184,18 +183,20 @@ class Chat:
         Special tokens typed by a person are text, not tokens: where one occurs, the text is cut there.
         """
         ids: list[int] = []
-        places: list[NDArray[np.int64]] = []  # (L, 2) characters of the whole text, from and to
+        ends: list[int] = []  # of each token, characters of the whole text
+        empty: list[int] = []  # numbers of the tokens that stand for no character
         at = 0
         for text, is_typed in _cut_at_typed(pieces, self._special, self.image_token):
             found, offsets = self._coded(text, is_typed)
+            empty += [len(ids) + i for i, (first, last) in enumerate(offsets) if first == last]
+            ends += [at + last for _, last in offsets]
             ids += found
-            places.append(np.array(offsets, np.int64).reshape(-1, 2) + at)
             at += len(text)
-        first, last = np.concatenate(places).T if places else np.empty((2, 0), np.int64)
         is_target = np.zeros(len(ids), bool)
-        for start, end in spans:
-            is_target |= (start < last) & (last <= end)
-        is_target &= first < last
+        bounds = np.searchsorted(ends, np.array(spans, np.int64).reshape(-1, 2), "right")
+        for first, after in bounds.tolist():
+            is_target[first:after] = True
+        is_target[empty] = False
         return np.array(ids, np.int64), is_target
 
     def _coded(self, text: str, is_typed: bool) -> tuple[list[int], list[tuple[int, int]]]:
@@ -213,10 +214,16 @@ class Chat:
         coded = coder.encode(text, add_special_tokens=False)
         return coded.ids, coded.offsets
 
-    def _expand(self, values: NDArray, ids: NDArray[np.int64] | None = None) -> NDArray:
-        """Repeat the entry of each picture once for each of the picture's tokens."""
-        is_image = (values if ids is None else ids) == self.image_id
-        return np.repeat(values, np.where(is_image, self.image_tokens, 1))
+    def _expand(
+        self, ids: NDArray[np.int64], is_target: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Repeat each picture's token as often as the tower gives tokens for it."""
+        pictures = np.flatnonzero(ids == self.image_id)
+        if not len(pictures):
+            return ids, is_target
+        times = np.ones(len(ids), np.int64)
+        times[pictures] = self.image_tokens
+        return ids.repeat(times), is_target.repeat(times)
 
 
 def check(turns: tuple[Turn, ...], images: int) -> None:

@@ -25,6 +25,7 @@ from vlm.errors import Unusable
 
 # Formats that are told by their first bytes; Pillow knows others that run programs (EPS) or accept any bytes (TGA).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "PCX")
+JPEGS = ("JPEG", "MPO")
 STORED = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # formats whose bytes are kept as they are
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}  # ISO/IEC 23008-12, annex B
 MAX_ASPECT = 200  # of the long to the short edge: beyond it nothing is left of a resized picture but memory
@@ -106,7 +107,7 @@ def inspect(data: bytes, max_pixels: int, max_bytes: int = MAX_BYTES, others: St
         picture = _open(data)
         _check_size(picture, max_pixels)
         try:
-            rgb = to_rgb(picture)
+            rgb = _luma(picture) if picture.format in JPEGS else to_rgb(picture)
         except Exception as problem:  # Pillow raises many kinds on hostile bytes
             raise Reject("corrupt", _first_line(problem)) from None
     _check_size(rgb, max_pixels)  # an icon may hold more than its header says
@@ -134,6 +135,12 @@ def _open(data: bytes) -> Image.Image:
         line = _first_line(problem)
         is_bomb = isinstance(problem, Image.DecompressionBombError) or "too large" in line
         raise Reject("too_large" if is_bomb else "corrupt", line) from None
+
+
+def _luma(picture: Image.Image) -> Image.Image:
+    """Return a JPEG upright, in grey: all its bytes are decoded, but no time goes into colours that nobody looks at."""
+    picture.draft("L", picture.size)  # a CMYK picture stays as it is
+    return _upright(picture)
 
 
 def _check_size(picture: Image.Image, max_pixels: int) -> None:
@@ -170,7 +177,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 def _upright(picture: Image.Image) -> Image.Image:
     picture.load()
-    if picture.format in ("JPEG", "MPO") and not {"exif", "xmp"} & picture.info.keys():
+    if picture.format in JPEGS and not {"exif", "xmp"} & picture.info.keys():
         return picture  # most: asking Pillow takes longer than looking here
     try:
         orientation = picture.getexif().get(ORIENTATION)

@@ -6,56 +6,93 @@ of the index; the sidecars become index.npy, rejects.jsonl, left_out.jsonl and s
 the split.
 """
 
-import ctypes
-import gc
-import hashlib
 import io
 import itertools
 import json
 import multiprocessing
 import os
-import signal
-import sys
-import zlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from vlm.config import DataConfig
 from vlm.data.chat import Chat
-from vlm.data.checks import Checked, Checks
+from vlm.data.checks import Checks
 from vlm.data.contamination import Excluded
 from vlm.data.duplicates import is_repeated
-from vlm.data.index import INDEX, MANIFEST, record_of, shard_name
+from vlm.data.index import INDEX, MANIFEST, shard_name
 from vlm.data.lengths import write_lengths
-from vlm.data.mixture import parts
+from vlm.data.mixture import Part, parts
 from vlm.data.samples import Reject, Row
+from vlm.data.shard import begin_worker, digests, write, write_shard
 from vlm.data.summary import COUNTS, Sidecar, compact, entries_of, manifest_of, rejects_of, table
-from vlm.data.ustar import closing, member
 from vlm.errors import Unusable
-from vlm.files import written_whole
 
 REJECTS = "rejects.jsonl"
-AS_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 LEFT_OUT_ROWS = "left_out.jsonl"  # good samples that are not wanted: on both sides, duplicate, excluded
+
+
+@dataclass(frozen=True)
+class Share:
+    """The shards that one of several tasks writes: those whose number leaves `task` when divided by `tasks`."""
+
+    task: int = 0
+    tasks: int = 1
+
+
+@dataclass(frozen=True)
+class SplitJob:
+    """One split before it is written."""
+
+    name: str
+    rows: Part
+    sources: list[str]  # labels, as the index numbers them
+    checks: Checks
 
 
 def build(data: DataConfig, chat: Chat, seed: int, out: Path) -> dict[str, Any]:
     """Write the splits that the settings name into `out`; return the headline figures.
 
+    Shards that are there already, from an interrupted run or from tasks that each wrote a share, are kept.
     Raises Unusable if too many samples of a split are rejected, or a corpus is missing or broken.
     """
     figures: dict[str, Any] = {}
-    workers = data.runtime.workers
-    excluded = Excluded.of(data.exclude, data.exclude_distance, data.max_pixels, workers)
+    for job in jobs_of(data, chat, seed):
+        figures[job.name] = write_split(out / job.name, job.rows, job.sources, job.checks, data)
+    print(table(figures))
+    kept = (*COUNTS, "reasons", "reasons_left_out")
+    return {part: {key: found[key] for key in kept} for part, found in figures.items()}
+
+
+def write_share(data: DataConfig, chat: Chat, seed: int, out: Path, share: Share) -> None:
+    """Write a task's share of the shards of every split into `out`, which the tasks have in common.
+
+    Tasks may run at the same time or one after another, and any may be run again. When all have ended, `build`
+    finds their shards and only writes the index and the manifest; a shard that is missing it writes itself.
+    Raises Unusable if a corpus is missing or broken.
+    """
+    for job in jobs_of(data, chat, seed):
+        folder = out / job.name
+        if not (folder / MANIFEST).is_file():
+            for _ in _sidecars(folder, job.rows, job.sources, job.checks, data, share):
+                pass
+
+
+def jobs_of(data: DataConfig, chat: Chat, seed: int) -> list[SplitJob]:
+    """Return the splits that the settings name; the pictures of data.exclude are read here.
+
+    Raises Unusable if there is none, or two of its sources share a name.
+    """
+    excluded = Excluded.of(data.exclude, data.exclude_distance, data.max_pixels, data.runtime.workers)
+    jobs = []
     for name, split in (("pretrain", data.pretrain), ("finetune", data.finetune)):
         sources = [source.label for source in (*split.sources, *split.held_out)]
         if len({*sources}) < len(sources):
@@ -64,12 +101,10 @@ def build(data: DataConfig, chat: Chat, seed: int, out: Path) -> dict[str, Any]:
             unwanted = None if rows.is_held_out else excluded
             limits = (data.max_tokens, data.max_pixels, data.max_image_bytes)
             checks = Checks(chat, split.form, *limits, unwanted, data.others_stored_as)
-            figures[part] = write_split(out / part, rows, sources, checks, data)
-    if not figures:
+            jobs.append(SplitJob(part, rows, sources, checks))
+    if not jobs:
         raise Unusable("no corpus is given: set data.pretrain.sources and data.finetune.sources, or choose data=")
-    print(table(figures))
-    kept = (*COUNTS, "reasons", "reasons_left_out")
-    return {part: {key: found[key] for key in kept} for part, found in figures.items()}
+    return jobs
 
 
 def write_split(
@@ -77,37 +112,48 @@ def write_split(
 ) -> dict[str, Any]:
     """Write one split, going on after the last whole shard of an interrupted run; return its manifest.
 
-    The rows are gone through twice where duplicates are dropped: what is one is known before a shard is written.
     Raises Unusable if more than data.max_reject_fraction of the rows are rejected, or the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if (folder / MANIFEST).is_file():
         manifest = json.loads((folder / MANIFEST).read_text())
         _remove_sidecars(folder, len(manifest["shards"]))
         return manifest
-    assignment = (os.getpid(), folder, checks, sources)
+    sidecars = list(_sidecars(folder, rows, sources, checks, data, Share()))
+    return _commit(folder, sidecars, sources, checks, data.max_reject_fraction)
+
+
+def _sidecars(
+    folder: Path, rows: Iterable[Row], sources: list[str], checks: Checks, data: DataConfig, share: Share
+) -> Iterator[Sidecar]:
+    """Yield the sidecars of a share's shards in order, writing those that are not there.
+
+    The rows are gone through twice where duplicates are dropped: what is one is known before a shard is written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     ahead = 2 * data.runtime.workers
-    sidecars: list[Sidecar] = []
     with (
         tqdm(desc=f"02_shard {folder.name}", unit=" samples", unit_scale=True) as bar,
-        ProcessPoolExecutor(
-            data.runtime.workers,
-            multiprocessing.get_context("fork"),  # the tokenizer is inherited, not copied
-            initializer=_begin_worker,
-            initargs=assignment,
-        ) as pool,
+        _workers(folder, data.runtime.workers, (folder, checks, sources)) as pool,
     ):
+        if data.drop_duplicates:
+            chunks = _chunks(rows, data.samples_per_shard, Share())
+            rows = _without(rows, is_repeated(b"".join(_in_order(pool, digests, chunks, ahead))))
+        rejected = 0
+        for sidecar in _in_order(pool, write_shard, _chunks(rows, data.samples_per_shard, share), ahead):
+            rejected += len(sidecar["rejects"])
+            bar.update(sum(sidecar["read"].values()))
+            bar.set_postfix(rejected=rejected)
+            yield compact(sidecar)
+
+
+@contextmanager
+def _workers(folder: Path, count: int, assignment: tuple) -> Iterator[Executor]:
+    forked = multiprocessing.get_context("fork")  # the tokenizer is inherited, not copied
+    with ProcessPoolExecutor(count, forked, initializer=begin_worker, initargs=(os.getpid(), *assignment)) as pool:
         try:
-            if data.drop_duplicates:
-                chunks = _chunks(rows, data.samples_per_shard)
-                rows = _without(rows, is_repeated(b"".join(_in_order(pool, _digests, chunks, ahead))))
-            for sidecar in _in_order(pool, _write_shard, _chunks(rows, data.samples_per_shard), ahead):
-                sidecars.append(compact(sidecar))
-                bar.update(sum(sidecar["read"].values()))
-                bar.set_postfix(rejected=sum(len(done["rejects"]) for done in sidecars))
+            yield pool
         except BrokenProcessPool:
             raise Unusable(f"{folder.name}: a worker process was killed, perhaps for its memory: run again") from None
-    return _commit(folder, sidecars, sources, checks, data.max_reject_fraction)
 
 
 def _without(rows: Iterable[Row], is_duplicate: np.ndarray) -> Iterator[Row]:
@@ -127,68 +173,15 @@ def _in_order(pool: Executor, work: Callable, jobs: Iterable[tuple], ahead: int)
         yield waiting.popleft().result()
 
 
-_assignment: tuple[Path, Checks, list[str]]  # of a worker process: where to write and what to check
-
-
-def _begin_worker(parent: int, *assignment: object) -> None:
-    global _assignment  # noqa: PLW0603 - set once in each worker process
-    _assignment = assignment
-    gc.freeze()  # what was imported stays: the collector need not look through it again
-    if sys.platform == "linux":  # a worker must not outlive a killed run and write beside the next one
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it was killed before that
-            os._exit(1)
-
-
-def _chunks(rows: Iterable[Row], size: int) -> Iterator[tuple[int, list[Row]]]:
+def _chunks(rows: Iterable[Row], size: int, share: Share) -> Iterator[tuple[int, list[Row]]]:
+    """Yield the shards of a share, each with its number and its rows."""
     rows = iter(rows)
-    return enumerate(iter(lambda: list(itertools.islice(rows, size)), []))
-
-
-def _digests(_number: int, rows: list[Row]) -> bytes:
-    _, checks, _ = _assignment
-    return b"".join(map(checks.digest, rows))
-
-
-def _write_shard(number: int, rows: list[Row]) -> Sidecar:
-    """Write one shard and its sidecar, unless they are there; return the sidecar."""
-    folder, checks, sources = _assignment
-    path = folder / shard_name(number)
-    sidecar_path = path.with_suffix(".json")
-    if sidecar_path.is_file():
-        return json.loads(sidecar_path.read_text())
-    sidecar: Sidecar = {"read": Counter(row.source for row in rows), "entries": [], "digests": [], "rejects": []}
-    sidecar["cut_turns"] = 0
-    end, digest = 0, hashlib.sha256()
-    with _written_whole(path) as shard:
-        for at, row in enumerate(rows):
-            try:
-                good = checks.of(row)
-            except Reject as reason:
-                found = {"source": row.source, "id": row.id, "reason": reason.code, "detail": reason.detail}
-                sidecar["rejects"].append(found)
-                continue
-            data = members(f"{number:06d}{at:06d}", good)
-            shard.write(data)
-            digest.update(data)
-            start, end = end, end + len(data)
-            place = [number, start, len(data), zlib.crc32(data), sources.index(row.source)]
-            sidecar["entries"].append([*place, len(good.pictures), *good.size, good.tokens, good.targets])
-            sidecar["digests"].append(good.digest.hex())
-            sidecar["cut_turns"] += good.cut_turns
-        shard.write(closing(end))
-        digest.update(closing(end))
-    sidecar["sha256"] = digest.hexdigest()
-    _write(sidecar_path, json.dumps(sidecar).encode())
-    return sidecar
-
-
-def members(key: str, good: Checked) -> bytes:
-    """Return a WebDataset sample as tar members, KEY.jpg, KEY.1.jpg, … and KEY.json, as webdataset's writer does."""
-    named = {(f"{i}." if i else "") + picture.extension: picture.data for i, picture in enumerate(good.pictures)}
-    record = AS_JSON.encode(record_of(good.sample, good.cut_turns))
-    named["json"] = record.encode(errors="backslashreplace")  # half a character becomes its JSON escape
-    return b"".join(member(f"{key}.{extension}", data) for extension, data in sorted(named.items()))
+    for number in itertools.count():
+        chunk = list(itertools.islice(rows, size))
+        if not chunk:
+            return
+        if number % share.tasks == share.task:
+            yield number, chunk
 
 
 def _commit(
@@ -198,7 +191,7 @@ def _commit(
     rejects, left_out = (rejects_of(sidecars, left_out=value) for value in (False, True))
     for name, those in ((REJECTS, rejects), (LEFT_OUT_ROWS, left_out)):
         lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in those)
-        _write(folder / name, lines.encode(errors="backslashreplace"))
+        write(folder / name, lines.encode(errors="backslashreplace"))
     if not manifest["read"]:
         raise Unusable(f"{folder.name}: the corpus has no rows")
     offered = manifest["read"] - len(left_out)
@@ -213,8 +206,8 @@ def _commit(
     index, entries = io.BytesIO(), entries_of(sidecars)
     np.save(index, entries)
     write_lengths(folder, entries, checks.max_tokens)
-    _write(folder / INDEX, index.getvalue())
-    _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    write(folder / INDEX, index.getvalue())
+    write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     _remove_sidecars(folder, len(sidecars))
     return manifest
 
@@ -222,19 +215,3 @@ def _commit(
 def _remove_sidecars(folder: Path, shards: int) -> None:
     for number in range(shards):
         (folder / shard_name(number)).with_suffix(".json").unlink(missing_ok=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with _written_whole(path) as file:
-        file.write(data)
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with written_whole(path) as file:
-            yield file
-    except OSError as problem:
-        raise Unusable(
-            f"{path} cannot be written: {problem.strerror}; run again to go on after the shards before it"
-        ) from None

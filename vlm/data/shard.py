@@ -1,0 +1,103 @@
+"""One shard, from its rows to a committed tar: what a worker process does.
+
+A shard is committed by its sidecar, NAME.json, which holds its rows of the index and what was rejected. The worker
+owns it whole: nobody else writes it, and its bytes depend on its rows alone.
+"""
+
+import ctypes
+import gc
+import hashlib
+import json
+import os
+import signal
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from vlm.data.checks import Checked, Checks
+from vlm.data.index import record_of, shard_name
+from vlm.data.samples import Reject, Row
+from vlm.data.summary import Sidecar
+from vlm.data.ustar import closing, member
+from vlm.errors import Unusable
+from vlm.files import written_whole
+
+AS_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+
+_assignment: tuple[Path, Checks, list[str]]  # of a worker process: where to write and what to check
+
+
+def begin_worker(parent: int, *assignment: object) -> None:
+    global _assignment  # noqa: PLW0603 - set once in each worker process
+    _assignment = assignment
+    gc.freeze()  # what was imported stays: the collector need not look through it again
+    if sys.platform == "linux":  # a worker must not outlive a killed run and write beside the next one
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was killed before that
+            os._exit(1)
+
+
+def digests(_number: int, rows: list[Row]) -> bytes:
+    _, checks, _ = _assignment
+    return b"".join(map(checks.digest, rows))
+
+
+def write_shard(number: int, rows: list[Row]) -> Sidecar:
+    """Write one shard and its sidecar, unless they are there; return the sidecar."""
+    folder, checks, sources = _assignment
+    path = folder / shard_name(number)
+    sidecar_path = path.with_suffix(".json")
+    if sidecar_path.is_file():
+        return json.loads(sidecar_path.read_text())
+    sidecar: Sidecar = {"read": Counter(row.source for row in rows), "entries": [], "digests": [], "rejects": []}
+    sidecar["cut_turns"] = 0
+    end, digest = 0, hashlib.sha256()
+    with written_or_unusable(path) as shard:
+        for at, row in enumerate(rows):
+            try:
+                good = checks.of(row)
+            except Reject as reason:
+                found = {"source": row.source, "id": row.id, "reason": reason.code, "detail": reason.detail}
+                sidecar["rejects"].append(found)
+                continue
+            data = members(f"{number:06d}{at:06d}", good)
+            shard.write(data)
+            digest.update(data)
+            start, end = end, end + len(data)
+            place = [number, start, len(data), zlib.crc32(data), sources.index(row.source)]
+            sidecar["entries"].append([*place, len(good.pictures), *good.size, good.tokens, good.targets])
+            sidecar["digests"].append(good.digest.hex())
+            sidecar["cut_turns"] += good.cut_turns
+        shard.write(closing(end))
+        digest.update(closing(end))
+    sidecar["sha256"] = digest.hexdigest()
+    write(sidecar_path, json.dumps(sidecar).encode())
+    return sidecar
+
+
+def members(key: str, good: Checked) -> bytes:
+    """Return a WebDataset sample as tar members, KEY.jpg, KEY.1.jpg, … and KEY.json, as webdataset's writer does."""
+    named = {(f"{i}." if i else "") + picture.extension: picture.data for i, picture in enumerate(good.pictures)}
+    record = AS_JSON.encode(record_of(good.sample, good.cut_turns))
+    named["json"] = record.encode(errors="backslashreplace")  # half a character becomes its JSON escape
+    return b"".join(member(f"{key}.{extension}", data) for extension, data in sorted(named.items()))
+
+
+def write(path: Path, data: bytes) -> None:
+    with written_or_unusable(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def written_or_unusable(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with written_whole(path) as file:
+            yield file
+    except OSError as problem:
+        raise Unusable(
+            f"{path} cannot be written: {problem.strerror}; run again to go on after the shards before it"
+        ) from None
