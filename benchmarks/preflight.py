@@ -1,6 +1,6 @@
 """How near preflight's memory comes to what a training really takes, on this machine.
 
-Every training runs in a process of its own on random weights; what is measured is the highest resident memory above
+Every training runs in a process of its own on random weights; what is measured is the highest resident memory, of training and saving, above
 that of the process after its imports.
 
     python -m benchmarks.preflight
@@ -9,6 +9,7 @@ that of the process after its imports.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from vlm.config import (
     LearningRates,
     LoraConfig,
     ModelConfig,
+    Recompute,
     ShardRuntime,
     SourceConfig,
     SplitConfig,
@@ -55,27 +57,33 @@ def main() -> None:
     """Predict and measure each training; print the table and the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--child", nargs=3, metavar=("FOLDER", "STRATEGY", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--strategies", nargs="*", default=[one.value for one in RATES])
+    parser.add_argument("--recompute", nargs="*", default=["none", "full"])
+    parser.add_argument("--child", nargs=4, metavar=("FOLDER", "STRATEGY", "RECOMPUTE", "OUT"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
-        folder, strategy, out = chosen.child
-        print(json.dumps(measure(Path(folder), Strategy(strategy), Path(out))))
+        folder, strategy, recompute, out = chosen.child
+        print(json.dumps(measure(Path(folder), settings(Strategy(strategy), Recompute(recompute)), Path(out))))
         return
     rows = []
     for size in chosen.sizes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make(folder, *SIZES[size])
-            rows += [compare(folder, size, strategy) for strategy in RATES]
+            rows += [
+                compare(folder, size, Strategy(strategy), Recompute(recompute))
+                for strategy in chosen.strategies
+                for recompute in chosen.recompute
+            ]
     print(json.dumps(rows))
 
 
-def compare(folder: Path, size: str, strategy: Strategy) -> dict:
+def compare(folder: Path, size: str, strategy: Strategy, recompute: Recompute) -> dict:
     """Print and return what was predicted and measured of one training, MiB."""
     from vlm.train.preflight import estimate
 
     found = estimate(
-        settings(strategy),
+        settings(strategy, recompute),
         0,
         ModelConfig(),
         base=folder / "model",
@@ -83,45 +91,38 @@ def compare(folder: Path, size: str, strategy: Strategy) -> dict:
         ranks=1,
         is_gpu=False,
     )
-    out = folder / f"out-{strategy.value}"
-    command = [sys.executable, "-m", "benchmarks.preflight", "--child", str(folder), strategy.value, str(out)]
+    out = folder / f"out-{strategy.value}-{recompute.value}"
+    names = (strategy.value, recompute.value)
+    command = [sys.executable, "-m", "benchmarks.preflight", "--child", str(folder), *names, str(out)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | RETURNS_MEMORY)
     measured = json.loads(done.stdout.splitlines()[-1])
-    row = {"size": size, "strategy": strategy.value, "predicted": found.bytes_needed / MIB, **measured}
+    shutil.rmtree(out)
+    row = {"size": size, "strategy": strategy.value, "recompute": recompute.value}
+    row |= {"predicted": found.bytes_needed / MIB, **measured}
     row["ratio"] = row["predicted"] / row["measured"]
     items = ", ".join(f"{name} {size / MIB:.0f}" for name, size in found.memory.items())
     print(
-        f"{row['size']:6}{row['strategy']:15} predicted {row['predicted']:>7.0f} MiB, measured {row['measured']:>7.0f}: "
+        f"{row['size']:6}{row['strategy']:15}{row['recompute']:6} predicted {row['predicted']:>7.0f} MiB, measured {row['measured']:>7.0f}: "
         f"{row['ratio']:.2f}   ({items})",
         flush=True,
     )
     return row
 
 
-def measure(folder: Path, strategy: Strategy, out: Path) -> dict:
-    """Train three steps; return the highest memory above the process's own, until the weights are saved, MiB."""
-    from vlm.train.checkpoint import Checkpoints
+def measure(folder: Path, cfg: TrainConfig, out: Path) -> dict:
+    """Train three steps and save; return the highest memory above that of the process when it began, MiB."""
     from vlm.train.engine import join_ranks
     from vlm.train.run import train
 
     out.mkdir()
     join_ranks()
     torch.nn.functional.linear(torch.randn(512, 512), torch.randn(512, 512))  # the library's own buffers
-    highest: list[float] = []
-    Checkpoints.save = lambda *_: highest.append(status("VmHWM"))
-    baseline = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-    train(settings(strategy), 0, base=folder / "model", split=folder / "shards/finetune", out=out)
-    return {"measured": (highest[0] - baseline) / MIB}
+    figures = train(cfg, 0, base=folder / "model", split=folder / "shards/finetune", out=out)
+    return {"measured": figures["memory_bytes"] / MIB}
 
 
-def status(name: str) -> float:
-    """Return a figure of /proc/self/status, bytes."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[name].split()[0]) * 1024
-
-
-def settings(strategy: Strategy) -> TrainConfig:
+def settings(strategy: Strategy, recompute: Recompute) -> TrainConfig:
     """Return three steps of two rows of 512 tokens."""
     return TrainConfig(
         strategy=strategy,
@@ -132,7 +133,7 @@ def settings(strategy: Strategy) -> TrainConfig:
         lr=LearningRates(**dict.fromkeys(RATES[strategy], 0.0001)),
         lora=LoraConfig(rank=32, alpha=64.0, dropout=0.0, targets=TARGETS),
         deepspeed={"zero_optimization": {"stage": 0}},
-        runtime=TrainRuntime(rows_at_once=2, workers=0, save_every=1000),
+        runtime=TrainRuntime(rows_at_once=2, workers=0, save_every=1000, recompute=recompute),
     )
 
 

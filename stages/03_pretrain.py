@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from vlm.config import RootConfig
 from vlm.pipeline.artifact import write_figures
+from vlm.pipeline.preflight import Machine
 from vlm.pipeline.stage import Stage, start
 
 
@@ -37,13 +38,13 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     write_figures(out, figures)
 
 
-def estimate(cfg: RootConfig, inputs: Mapping[str, Path], ranks: int) -> dict[str, Any]:
+def estimate(cfg: RootConfig, inputs: Mapping[str, Path], machine: Machine) -> dict[str, Any]:
     """Estimate the training from the shards and the model's config; no weight is read."""
     from vlm.train.preflight import figures
 
     return figures(
         cfg.pretrain, cfg.seed, cfg.model, base=inputs.get("01_assemble"), shards=inputs.get("02_shard"), split="pretrain",
-        ranks=ranks, is_gpu=cfg.hardware.is_gpu,
+        max_tokens=cfg.data.max_tokens, ranks=machine.ranks, is_gpu=machine.is_gpu, zeros=machine.zeros,
     )  # fmt: skip
 
 

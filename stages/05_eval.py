@@ -72,6 +72,7 @@ stage = Stage(
     distributed=True,
     needs=needs,
     given=given,
+    concludes=True,
 )
 
 

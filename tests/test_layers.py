@@ -29,7 +29,15 @@ ONLY_IN = {
     "httpx2": {"instruct/endpoint.py"},
     "gradio": {"eval/chat_page.py"},
 }
-TORCH_FREE = ["vlm.config", "vlm.pipeline.stage", "vlm.pipeline.artifact", "vlm.model.hub", "vlm.data.plan"]
+TORCH_FREE = [
+    "vlm.config",
+    "vlm.pipeline.stage",
+    "vlm.pipeline.artifact",
+    "vlm.model.hub",
+    "vlm.data.plan",
+    "vlm.pipeline.preflight",
+]
+TORCH_FREE += ["vlm.train.workload", "vlm.train.planning", "vlm.train.memory"]
 
 
 def imports_of(path: Path) -> set[str]:

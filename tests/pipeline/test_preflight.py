@@ -1,66 +1,99 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from vlm.config import HardwareConfig
+from vlm.config import ClusterConfig, RootConfig
 from vlm.errors import Unusable
-from vlm.pipeline.preflight import forecast, measured_seconds, require_room, table, write
-
-GIB = 2**30
-CARD = HardwareConfig(name="card", memory_gib=24.0, bfloat16_tflops=100.0, float32_tflops=50.0, price_per_hour=2.0)
-FOUND = {
-    "workload": {
-        "steps": 1000, "samples": 8000, "images": 8000, "packs": 4000, "micro_batches": 1, "tokens": 10**6,
-        "image_tokens": 5 * 10**5, "targets": 10**5, "padding": 0.1, "squares": 1, "rows": 4, "length": 2048,
-    },
-    "parameters": {"projector": 10, "language_model": 100},
-    "trainable": {"projector": 10},
-    "flops": {"language model": 4e18},
-    "memory": {"weights": 10 * GIB, "activations": 20 * GIB},
-    "host_memory": 0,
-    "dtype": "bfloat16",
-    "ranks": 4,
-    "checkpoint_bytes": 100,
-    "model_bytes": 200,
-    "rows_that_fit": {1: 15 * GIB, 2: 20 * GIB, 4: 30 * GIB},
-    "advice": "more devices would help",
-}  # fmt: skip
+from vlm.pipeline import preflight
+from vlm.pipeline.preflight import admit, expect, limits_of, machine_of, show, total
+from vlm.pipeline.stage import Stage
 
 
-def test_time_and_cost_follow_from_flops_peak_and_utilisation(tmp_path):
-    seen = forecast(FOUND, CARD, tmp_path, "03_pretrain", keep=2)
-    assert seen.hours == pytest.approx(4e18 / (100e12 * 0.4 * 4) / 3600)
-    assert seen.cost == pytest.approx(seen.hours * 4 * 2.0)
-    assert seen.disk_needed == 3 * 100 + 200
+@pytest.fixture
+def cfg(card, tmp_path) -> RootConfig:
+    return RootConfig(run="r", runs=str(tmp_path), hardware=card)
 
 
-def test_seconds_that_a_run_measured_replace_the_assumption(tmp_path):
-    folder = tmp_path / "03_pretrain.partial"
-    folder.mkdir()
-    (folder / "metrics.jsonl").write_text(
-        '{"step": 1, "seconds_per_step": 3.0}\n{"step": 2, "seconds_per_step": 5.0}\n{"st'
-    )
-    assert measured_seconds(tmp_path, "03_pretrain") == 4.0
-    assert forecast(FOUND, CARD, tmp_path, "03_pretrain", keep=2).hours == pytest.approx(1000 * 4.0 / 3600)
+@pytest.fixture
+def calls() -> list:
+    return []
 
 
-def test_what_cannot_fit_is_refused_with_the_item_and_the_nearest_setting(tmp_path):
-    seen = forecast(FOUND, CARD, tmp_path, "03_pretrain", keep=2)
-    with pytest.raises(Unusable, match=r"30.0 GiB.*24.0 are there.*activations, 20.0 GiB: runtime.rows_at_once=2 fits"):
-        require_room(FOUND, seen)
-    assert "DOES NOT FIT" in table("03_pretrain", FOUND, CARD, seen)
+@pytest.fixture
+def stage(found, calls) -> Stage:
+    def estimate(cfg, inputs, machine):
+        calls.append(machine)
+        return found
+
+    return Stage("04_finetune.py", ("02_shard",), ("seed", "finetune"), lambda *_: None, estimate=estimate)
 
 
-def test_where_not_even_one_row_fits_it_says_what_would_help(tmp_path):
-    found = FOUND | {"rows_that_fit": {1: 25 * GIB}}
-    with pytest.raises(Unusable, match="more devices would help"):
-        require_room(found, forecast(found, CARD, tmp_path, "03_pretrain", keep=2))
+def test_what_does_not_fit_is_shown_kept_and_refused(stage, cfg, tmp_path, capsys):
+    with pytest.raises(Unusable, match="rows_at_once=2 fits"):
+        show(stage, cfg, tmp_path, 4)
+    assert "DOES NOT FIT" in capsys.readouterr().out
+    assert json.loads((tmp_path / "preflight.json").read_text())["04_finetune"]["ranks"] == 4
+    assert "IT DOES NOT ALL FIT" in total(cfg, tmp_path)
 
 
-def test_what_fits_passes_and_stages_share_one_file(tmp_path):
-    found = FOUND | {"memory": {"weights": GIB}}
-    seen = forecast(found, CARD, tmp_path, "03_pretrain", keep=2)
-    require_room(found, seen)
-    write(tmp_path, "03_pretrain", found, seen)
-    path = write(tmp_path, "04_finetune", found, seen)
-    assert set(json.loads(path.read_text())) == {"03_pretrain", "04_finetune"}
+def test_a_submission_is_looked_at_once_for_the_same_settings(stage, cfg, tmp_path, calls, found):
+    found["memory"] = {"weights": 1}
+    admit(stage, cfg, tmp_path, 4)
+    admit(stage, cfg, tmp_path, 4)
+    assert len(calls) == 1
+    admit(stage, cfg, tmp_path, 8)
+    cfg.finetune.runtime.rows_at_once = 1
+    admit(stage, cfg, tmp_path, 8)
+    assert len(calls) == 3
+
+
+def test_a_submission_that_cannot_fit_is_refused_also_the_second_time_unless_asked(stage, cfg, tmp_path, capsys, calls):
+    for _ in range(2):
+        with pytest.raises(Unusable, match="what breaks it is activations"):
+            admit(stage, cfg, tmp_path, 4)
+    cfg.preflight = "warn"
+    admit(stage, cfg, tmp_path, 4)
+    assert "WARNING: it needs 30.0 GiB" in capsys.readouterr().out
+    cfg.preflight = "off"
+    admit(stage, cfg, tmp_path, 5)
+    assert len(calls) == 1
+
+
+def test_a_machine_without_gpu_and_a_stage_that_trains_nothing_are_not_looked_at(stage, cfg, tmp_path, calls):
+    cfg.hardware.is_gpu = False
+    admit(stage, cfg, tmp_path, 4)
+    admit(Stage("02_shard.py", (), ("seed", "data"), lambda *_: None), cfg, tmp_path, 4)
+    assert not calls and not (tmp_path / "preflight.json").exists()
+
+
+def test_what_is_expected_of_a_training_is_written_once_and_stops_none(stage, cfg, tmp_path, found, calls, capsys):
+    expect(stage, cfg, {}, tmp_path, "key")
+    first = (tmp_path / "preflight.json").read_text()
+    assert "choices" not in json.loads(first) and calls[0].is_gpu is None
+    found["keep"] = 99
+    expect(stage, cfg, {}, tmp_path, "key")
+    assert (tmp_path / "preflight.json").read_text() == first
+    expect(stage, cfg, {}, tmp_path, "another key")
+    assert json.loads((tmp_path / "preflight.json").read_text())["keep"] == 99
+
+    def fails(*_):
+        raise RuntimeError("a model of a new kind")
+
+    other = Stage("04_finetune.py", (), ("seed", "finetune"), lambda *_: None, estimate=fails)
+    (tmp_path / "preflight.json").unlink()
+    expect(other, cfg, {}, tmp_path, "key")
+    assert "no estimate of this training: RuntimeError: a model of a new kind" in capsys.readouterr().out
+
+
+def test_limits_are_the_cluster_s(cfg):
+    assert limits_of(cfg).minutes is None
+    cfg.cluster = ClusterConfig(nodes=2, minutes=90, signal_delay_seconds=30, max_requeues=5)
+    limits = limits_of(cfg)
+    assert (limits.nodes, limits.minutes, limits.signal_seconds, limits.requeues) == (2, 90, 30, 5)
+
+
+def test_every_deepspeed_choice_is_compared(cfg):
+    zeros = machine_of(cfg, 4).zeros
+    assert zeros["zero3"]["zero_optimization"]["stage"] == 3
+    assert {path.stem for path in (Path(preflight.PROJECT) / "conf/deepspeed").glob("*.yaml")} == set(zeros)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from vlm.pipeline.predictions import comparison
+
 from .conftest import STAGES, Pipeline
 
-VARIES = ("config.yaml", "report.html", "events.out")  # hold the name of the run, or times
+VARIES = ("config.yaml", "report.html", "events.out", "preflight.json")  # hold the name of the run, or times
 
 
 def contents(artifact: Path) -> dict[str, str]:
@@ -39,6 +41,14 @@ def test_run_again_every_stage_is_up_to_date(pipeline: Pipeline, whole_run):
         code, said = pipeline.run(stage)
         assert code == 0
         assert said.endswith("is up to date\n") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("stage", ["03_pretrain", "04_finetune"])
+def test_steps_samples_tokens_and_parameters_are_those_that_were_expected(whole_run, stage):
+    rows = {row["name"]: (row["predicted"], row["measured"]) for row in comparison(whole_run / stage)}
+    exact = ("steps", "samples", "tokens", "supervised tokens", "parameters that train")
+    assert all(rows[name][0] == rows[name][1] > 0 for name in exact)
+    assert rows["time of a step"][0] > 0 and rows["memory of the first rank"][1] > 0
 
 
 def test_a_changed_rank_is_refused_by_04_alone(pipeline: Pipeline, whole_run):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from vlm.data.index import Split
 from vlm.data.samples import Sample
+from vlm.pipeline.predictions import comparison
 
 from .conftest import ALONE, ROOT, STAGES
 
@@ -129,6 +130,8 @@ def test_a_recipe_runs_from_its_corpora_to_its_report(workplace, tiny_language_m
     assert "2 steps" in run("04_finetune", workplace, [*overrides, "preflight=true", "hardware=a100_80"])
     said |= {stage: run(stage, workplace, overrides) for stage in STAGES[4:]}
     made = workplace / "runs" / recipe
+    for row in (one for stage in STAGES[3:5] for one in comparison(made / stage)[:5]):  # what is counted, not measured
+        assert row["predicted"] == row["measured"], row
     assert "export gate: exported model and training differ by" in said["04_finetune"]
     last = json.loads((made / "04_finetune/metrics.jsonl").read_text().splitlines()[-1])
     assert last["kind"] == "evaluation" and last["held_out/loss"] > 0

@@ -109,7 +109,7 @@ class RootConfig:
     cluster: ClusterConfig | None = None  # null: work in this process; +cluster=NAME chooses from conf/cluster/
     wait: bool = False  # with a cluster: follow the jobs until they end
     part: str | None = None  # I/N: do only the I-th (from 0) of N shares of a stage that can be shared
-    preflight: Any = False  # true: only estimate; sweep: compare settings; warn: go on where an estimate does not fit
+    preflight: Any = False  # true: only estimate; sweep: compare settings; warn, off: of a submission
     extend: bool = False  # allow a training begun with fewer epochs or steps to go on to the new number
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -121,7 +121,7 @@ class RootConfig:
 
     def __post_init__(self) -> None:
         if self.preflight not in PREFLIGHT_MODES:
-            raise Unusable(f"preflight={self.preflight}: it is true, false, warn or sweep")
+            raise Unusable(f"preflight={self.preflight}: it is true, false, warn, sweep or off")
         share = re.fullmatch(r"(\d+)/(\d+)", self.part or "0/1")
         if not share or int(share[1]) >= int(share[2]):
             raise Unusable(f"part={self.part}: it is I/N, the I-th (from 0) of N shares")

@@ -24,6 +24,7 @@ from vlm.pipeline.provenance import now, provenance
 RECORD = "artifact.json"
 CLAIM = "claim.json"
 FIGURES = "figures.json"  # headline figures that a stage leaves for the record
+BEFORE_WORK = ("config.yaml", "preflight.json")  # what is in a folder before its stage does anything
 SCAFFOLD = (CLAIM, FIGURES)  # needed until the record is written, removed afterwards
 
 
@@ -183,7 +184,7 @@ def _claim(partial: Path, identity: Identity, may_grow: tuple[str, ...]) -> str:
         if Identity(found["settings"], found["inputs"]).key == identity.key:
             return found["started"]
         extends = identity.extends(found["settings"], found["inputs"], may_grow)
-        if not extends and any(file.name != "config.yaml" for file in _files(partial)):  # else nothing was done yet
+        if not extends and any(file.name not in BEFORE_WORK for file in _files(partial)):  # else nothing was done yet
             differs = identity.difference(found["settings"], found["inputs"])
             raise Unusable(f"{partial} was begun with {differs}: choose another run=, or delete it")
     started = now()

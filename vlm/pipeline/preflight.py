@@ -1,151 +1,183 @@
-"""Before a run is queued: whether it fits, how long it takes, what it costs. In a table, and in preflight.json.
+"""Before a training is queued: whether it fits, how long it takes, what it costs, and what would be faster.
 
-An estimate is plain figures (vlm/train/preflight.py makes them); here they meet a machine: memory, peak rate, price,
-disk and time limit. Once a run has measured seconds for each step, those replace the assumed utilisation.
+    preflight=true    a table and preflight.json; refuses what cannot fit
+    preflight=sweep   strategies x ZeRO x recomputation x micro-batch, the fastest that fits marked
+    preflight=warn    what does not fit is said, and goes on
+    preflight=off     a submission is not looked at
+
+No torch enters before a stage that trains is estimated.
 """
 
-import json
-import shutil
-import statistics
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vlm.config import HardwareConfig
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from vlm.config import RootConfig
 from vlm.errors import Unusable
+from vlm.pipeline import artifact, predictions
+from vlm.pipeline.forecast import (
+    Forecast,
+    Limits,
+    forecast,
+    memory_of,
+    overrides,
+    require_room,
+    seconds_of_step,
+    warnings_of,
+)
+from vlm.pipeline.preflight_table import comparison_table, table, total_table
+from vlm.pipeline.provenance import PROJECT
 
-GIB = 2**30
-REPORT = "preflight.json"
+if TYPE_CHECKING:
+    from vlm.pipeline.stage import Stage
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What a machine makes of an estimate."""
+class Machine:
+    """What an estimate is for: ranks, a GPU or not (None: whatever is here), DeepSpeed's keys to compare by name."""
 
-    bytes_needed: int
-    bytes_there: int
-    seconds_per_step: float
-    is_measured: bool  # else from the peak rate and the assumed utilisation
-    hours: float
-    device_hours: float
-    cost: float | None
-    disk_needed: int
-    disk_free: int
-
-    @property
-    def fits(self) -> bool:
-        return self.bytes_needed <= self.bytes_there and self.disk_needed <= self.disk_free
+    ranks: int
+    is_gpu: bool | None
+    zeros: Mapping[str, Mapping[str, Any]]
 
 
-def forecast(found: Mapping[str, Any], hardware: HardwareConfig, root: Path, stage: str, keep: int) -> Forecast:
-    """Return what the machine makes of the figures `found` of a stage whose run lies in `root`."""
-    steps, ranks = found["workload"]["steps"], found["ranks"]
-    peak = (hardware.bfloat16_tflops if found["dtype"] == "bfloat16" else hardware.float32_tflops) * 1e12
-    assumed = sum(found["flops"].values()) / steps / (peak * hardware.utilisation * ranks)
-    measured = measured_seconds(root, stage)
-    seconds = measured or assumed
-    hours = steps * seconds / 3600
-    folder = next(one for one in (root, *root.parents, Path()) if one.exists())
-    return Forecast(
-        sum(found["memory"].values()),
-        memory_of(hardware),
-        seconds,
-        measured is not None,
-        hours,
-        hours * ranks,
-        None if hardware.price_per_hour is None else hours * ranks * hardware.price_per_hour,
-        found["checkpoint_bytes"] * (keep + 1) + found["model_bytes"],
-        shutil.disk_usage(folder).free,
-    )
+Estimate = Callable[[RootConfig, Mapping[str, Path], Machine], dict[str, Any]]
 
 
-def memory_of(hardware: HardwareConfig) -> int:
-    """Return the bytes of one device; of this machine where none are stated."""
-    if hardware.memory_gib is not None:
-        return round(hardware.memory_gib * GIB)
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(lines["MemTotal"].split()[0]) * 1024
+def show(stage: "Stage", cfg: RootConfig, root: Path, ranks: int) -> str:
+    """Estimate a stage, leave the figures in the run's preflight.json, print the table; return a last line.
 
-
-def measured_seconds(root: Path, stage: str) -> float | None:
-    """Return the median of the seconds for each step that a run of this stage has recorded; None before it has."""
-    for folder in (root / stage, root / f"{stage}.partial"):
-        path = folder / "metrics.jsonl"
-        if path.is_file():
-            rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-            seconds = [row["seconds_per_step"] for row in rows if "seconds_per_step" in row]
-            if seconds:
-                return statistics.median(seconds)
-    return None
-
-
-def table(stage: str, found: Mapping[str, Any], hardware: HardwareConfig, seen: Forecast) -> str:
-    """Return the estimate in lines for a person."""
-    work, trains = found["workload"], found["trainable"]
-    lines = [f"{stage}: estimate for {found['ranks']} x {hardware.name}, {found['dtype']}"]
-    lines += [
-        f"  {part:15} {size:>15,} parameters, {trains.get(part, 0):>15,} train"
-        for part, size in {**dict.fromkeys(trains, 0), **found["parameters"]}.items()
-    ]
-    lines.append(
-        f"  {work['steps']:,} steps, {work['samples']:,} samples, {work['images']:,} pictures, {work['packs']:,} packs, "
-        f"padding {work['padding']:.1%}"
-    )
-    lines.append(
-        f"  {work['tokens']:,} tokens: {work['image_tokens']:,} of pictures, "
-        f"{work['tokens'] - work['image_tokens']:,} of text; {work['targets']:,} supervised"
-    )
-    lines.append(f"  memory of one rank ({work['rows']} rows of {work['length']} tokens at once), GiB")
-    lines += [f"    {name:24} {size / GIB:>8.2f}" for name, size in found["memory"].items()]
-    verdict = "fits" if seen.bytes_needed <= seen.bytes_there else "DOES NOT FIT"
-    lines.append(f"    {'in all':24} {seen.bytes_needed / GIB:>8.2f} of {seen.bytes_there / GIB:.1f}: {verdict}")
-    if found["host_memory"]:
-        lines.append(f"    {'outside the device':24} {found['host_memory'] / GIB:>8.2f}")
-    if room := rows_that_fit(found, seen.bytes_there):
-        lines.append(f"    rows_at_once up to {room} fit")
-    total = sum(found["flops"].values())
-    source = "measured" if seen.is_measured else f"{hardware.utilisation:.0%} of the peak rate assumed"
-    lines.append(
-        f"  {total:.3g} FLOPs; {seen.seconds_per_step:.3g} s a step ({source}): {seen.hours:.2f} h, "
-        f"{seen.device_hours:.1f} device hours" + ("" if seen.cost is None else f", cost {seen.cost:,.2f}")
-    )
-    full = "" if seen.disk_needed <= seen.disk_free else ": NOT ENOUGH"
-    lines.append(f"  disk: {seen.disk_needed / GIB:.2f} GiB of {seen.disk_free / GIB:.1f} free{full}")
-    return "\n".join(lines)
-
-
-def rows_that_fit(found: Mapping[str, Any], there: int) -> int | None:
-    """Return the largest tried `rows_at_once` whose memory is there; None if not even one row fits."""
-    return max((int(rows) for rows, size in found["rows_that_fit"].items() if size <= there), default=None)
-
-
-def require_room(found: Mapping[str, Any], seen: Forecast) -> None:
-    """Refuse what cannot fit, naming the item that breaks it and the nearest setting that fits.
-
-    Raises Unusable.
+    Raises Unusable if it cannot fit, or its config cannot be read.
     """
-    if seen.disk_needed > seen.disk_free:
-        raise Unusable(
-            f"it writes up to {seen.disk_needed / GIB:.1f} GiB, {seen.disk_free / GIB:.1f} GiB are free: make room, "
-            "or keep fewer checkpoints (runtime.keep)"
-        )
-    if seen.bytes_needed <= seen.bytes_there:
+    if stage.estimate is None:
+        return f"{stage.name}: no training; nothing to estimate"
+    found, seen = _look(stage, cfg, root, ranks)
+    limits, node = limits_of(cfg), node_of(stage)
+    print(table(stage.name, found, cfg.hardware, seen, warnings_of(found, seen, limits, node)), flush=True)
+    require_room(found, seen, cfg.hardware, limits, node)
+    return f"{stage.name}: {root / predictions.REPORT}"
+
+
+def total(cfg: RootConfig, root: Path) -> str:
+    """Return the sums over all stages that the run's preflight.json holds."""
+    stages = predictions.read(root)
+    if not stages:
+        return f"{cfg.run}: nothing was estimated"
+    has_model = (root / "01_assemble" / artifact.RECORD).is_file()
+    return total_table(cfg.run, stages, 0 if has_model else max(one["model_bytes"] for one in stages.values()))
+
+
+def admit(stage: "Stage", cfg: RootConfig, root: Path, ranks: int) -> None:
+    """Look at a training before it is submitted; an estimate made for the same settings is not made again.
+
+    Raises Unusable if it cannot fit, unless preflight=warn.
+    """
+    if stage.estimate is None or cfg.preflight == "off" or not cfg.hardware.is_gpu:
         return
-    name, size = max(found["memory"].items(), key=lambda item: item[1])
-    room = rows_that_fit(found, seen.bytes_there)
-    nearest = f"runtime.rows_at_once={room} fits" if room else found["advice"]
-    raise Unusable(
-        f"it needs {seen.bytes_needed / GIB:.1f} GiB on each device, {seen.bytes_there / GIB:.1f} are there; "
-        f"most of it {name}, {size / GIB:.1f} GiB: {nearest} (preflight=warn goes on all the same)"
-    )
+    known = predictions.read(root).get(stage.name, {})
+    if known.get("made_for") == predictions.made_for(cfg, node_of(stage), _keys(stage, root), ranks):
+        found, seen = known, cast(cfg, root, stage.name, known)
+    else:
+        found, seen = _look(stage, cfg, root, ranks)
+    limits, node = limits_of(cfg), node_of(stage)
+    try:
+        require_room(found, seen, cfg.hardware, limits, node)
+    except Unusable as problem:
+        if cfg.preflight != "warn":
+            raise
+        print(f"{stage.name}: WARNING: {problem}", flush=True)
+    for one in warnings_of(found, seen, limits, node):
+        print(f"{stage.name}: WARNING: {one}", flush=True)
 
 
-def write(root: Path, stage: str, found: Mapping[str, Any], seen: Forecast) -> Path:
-    """Leave the estimate of a stage in the run's preflight.json, beside those of other stages."""
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / REPORT
-    record = json.loads(path.read_text()) if path.is_file() else {}
-    record[stage] = {**found, "forecast": asdict(seen)}
-    path.write_text(json.dumps(record, indent=2))
-    return path
+def expect(stage: "Stage", cfg: RootConfig, inputs: Mapping[str, Path], folder: Path, key: str) -> None:
+    """Leave in a training's folder what is expected of it, once for the artifact's key, before its first step."""
+    if stage.estimate is None or predictions.is_expected(folder, key):
+        return
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        found = stage.estimate(cfg, inputs, Machine(ranks, None, {}))
+    except Exception as problem:  # an estimate that cannot be made, of a model of a new kind say, stops no training
+        print(f"{stage.name}: no estimate of this training: {type(problem).__name__}: {problem}", flush=True)
+        return
+    predictions.expect(folder, found, forecast(found, cfg.hardware, limits_of(cfg), folder, None), key)
+
+
+def sweep(stage: "Stage", cfg: RootConfig, root: Path, ranks: int) -> str:
+    """Return the comparison of strategies, ZeRO stages, recomputation and micro-batches; leave it in preflight.json.
+
+    Each strategy is composed as its override on the command line would compose it.
+    """
+    if stage.estimate is None:
+        return f"{stage.name}: no training; nothing to compare"
+    node, there, limits = node_of(stage), memory_of(cfg.hardware), limits_of(cfg)
+    rows: list[dict[str, Any]] = []
+    for name in sorted(path.stem for path in (PROJECT / "conf" / node).glob("*.yaml")):
+        try:
+            found = stage.estimate(_composed(node, name), _inputs(stage, root), machine_of(cfg, ranks))
+        except Unusable as problem:
+            print(f"{stage.name}: {node}={name} is left out: {problem}", flush=True)
+            continue
+        for choice in found["choices"]:
+            seconds = seconds_of_step(found, choice, cfg.hardware, limits)
+            hours = None if seconds is None else seconds * found["workload"]["steps"] / 3600
+            words = [f"{node}={name}", *overrides(choice, node, ["zero", "recompute", "rows"])]
+            if choice["ranks"] == ranks:
+                fits = choice["memory"] <= there
+                rows.append({**choice, "strategy": name, "hours": hours, "fits": fits, "overrides": " ".join(words)})
+    predictions.write_sweep(root, stage.name, rows)
+    return comparison_table(stage.name, rows, cfg.hardware, there)
+
+
+def cast(cfg: RootConfig, root: Path, stage: str, found: Mapping[str, Any]) -> Forecast:
+    """Return what the machine of the settings makes of a stage's figures, with what its run has measured so far."""
+    measured = predictions.measured_seconds(root, stage, cfg.hardware.name, found)
+    return forecast(found, cfg.hardware, limits_of(cfg), root, measured)
+
+
+def machine_of(cfg: RootConfig, ranks: int) -> Machine:
+    """Return the machine that `hardware` describes, with every choice in conf/deepspeed/."""
+    files = sorted((PROJECT / "conf/deepspeed").glob("*.yaml"))
+    zeros = {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in files}
+    return Machine(ranks, cfg.hardware.is_gpu, zeros)
+
+
+def limits_of(cfg: RootConfig) -> Limits:
+    """Return what the cluster allows a job; nothing is limited without one."""
+    if cfg.cluster is None:
+        return Limits()
+    cluster = cfg.cluster
+    return Limits(cluster.nodes, cluster.minutes, cluster.signal_delay_seconds, cluster.max_requeues)
+
+
+def node_of(stage: "Stage") -> str:
+    """Return the settings node of a stage's training, which is also its folder of choices in conf/."""
+    return stage.settings[-1]
+
+
+def _look(stage: "Stage", cfg: RootConfig, root: Path, ranks: int) -> tuple[dict[str, Any], Forecast]:
+    found = stage.estimate(cfg, _inputs(stage, root), machine_of(cfg, ranks))
+    seen = cast(cfg, root, stage.name, found)
+    key = predictions.made_for(cfg, node_of(stage), _keys(stage, root), ranks)
+    predictions.write(root, stage.name, found, seen, key)
+    return found, seen
+
+
+def _inputs(stage: "Stage", root: Path) -> dict[str, Path]:
+    return {one: root / one for one in stage.reads if (root / one / artifact.RECORD).is_file()}
+
+
+def _keys(stage: "Stage", root: Path) -> dict[str, str]:
+    return {one: artifact.load(path).key for one, path in _inputs(stage, root).items()}
+
+
+def _composed(node: str, choice: str) -> RootConfig:
+    """Return the settings as they are, but with another choice of the group `node`."""
+    given = [one for one in HydraConfig.get().overrides.task if one.split("=")[0] not in (node, "preflight")]
+    return OmegaConf.to_object(compose("config", overrides=[*given, f"{node}={choice}"]))

@@ -33,7 +33,6 @@ ALL_NODES = ("model", "data", "pretrain", "finetune", "eval")
 _jobs: list[Path] = []  # what the jobs of this process's sweep make
 
 Work = Callable[[RootConfig, Mapping[str, Path], Path], None]
-Estimate = Callable[[RootConfig, Mapping[str, Path], int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class Stage:
     settings: tuple[str, ...]
     work: Work
     distributed: bool = False
-    estimate: Estimate | None = None  # (cfg, inputs that are there, ranks) -> the figures of pipeline/preflight.py
+    estimate: preflight.Estimate | None = None  # of a training, from the inputs that are there
+    concludes: bool = False  # the last stage: preflight=true ends with the run's total
     may_grow: tuple[str, ...] = ()  # settings that extend=true lets change in work already begun
     uses_gpu: bool = False  # distributed work does anyway
     can_be_shared: bool = False  # `work` does one share of N where cfg.part says so, and what is missing where not
@@ -106,6 +106,7 @@ class Stage:
             _jobs.extend([out] if choice else [])
             return
         if cfg.cluster is not None:
+            self.admit(cfg, root)
             from vlm.pipeline import cluster  # submitit enters only where there is something to submit
 
             cluster.submit(self, cfg, composed, root, identity, waits_for)
@@ -117,27 +118,29 @@ class Stage:
             return
         with artifact.publish(out, identity, OmegaConf.to_yaml(composed), first=first, may_grow=may_grow) as folder:
             say(first, f"{self.name}: working in {folder}")
-            self.work(cfg, {stage: found.path for stage, found in inputs.items()}, folder)
+            folders = {stage: found.path for stage, found in inputs.items()}
+            if first:
+                preflight.expect(self, cfg, folders, folder, identity.key)
+            self.work(cfg, folders, folder)
         say(first, f"{self.name}: wrote {out}")
         _jobs.extend([out] if choice else [])
 
     def preflight(self, cfg: RootConfig, root: Path) -> str:
-        """Estimate this stage, leave the figures in the run's preflight.json, and return the table.
+        """Estimate this stage, or compare settings for it, and return what there is to say at the end.
 
-        Raises Unusable if it cannot fit, or an input that the estimate needs is missing.
+        Raises Unusable if it cannot fit.
         """
-        if self.estimate is None:
-            return f"{self.name}: one process, no GPU; nothing to estimate"
-        inputs = {stage: root / stage for stage in self.reads if (root / stage / artifact.RECORD).is_file()}
-        found = self.estimate(cfg, inputs, ranks_of(cfg))
-        seen = preflight.forecast(found, cfg.hardware, root, self.name, found["keep"])
-        preflight.write(root, self.name, found, seen)
-        lines = preflight.table(self.name, found, cfg.hardware, seen)
-        if cfg.preflight is True:
-            print(lines, flush=True)
-            preflight.require_room(found, seen)
-            return f"{self.name}: {root / preflight.REPORT}"
-        return lines
+        if cfg.preflight == "sweep":
+            return preflight.sweep(self, cfg, root, ranks_of(cfg))
+        said = preflight.show(self, cfg, root, ranks_of(cfg))
+        return f"{said}\n{preflight.total(cfg, root)}" if self.concludes else said
+
+    def admit(self, cfg: RootConfig, root: Path) -> None:
+        """Refuse to submit what cannot fit, unless preflight=warn or off: call it before sbatch.
+
+        Raises Unusable.
+        """
+        preflight.admit(self, cfg, root, ranks_of(cfg))
 
     def _inputs(self, cfg: RootConfig, root: Path) -> tuple[dict[str, Artifact], dict[str, Job]]:
         """Return the artifacts that this stage reads, by stage; and, on a cluster, the jobs that still make some.

@@ -15,8 +15,8 @@ from vlm import ranks
 from vlm.config import LoraConfig
 from vlm.errors import Unusable
 from vlm.files import write_whole
+from vlm.train.strategy import PROJECTOR
 
-PROJECTOR = "multi_modal_projector"
 INSIDE = r".*\blanguage_model\."  # where targets are looked for: names like q_proj are the tower's too
 
 

@@ -1,8 +1,9 @@
 """Memory of one rank while it trains, item by item, in bytes.
 
-What stays: weights, float32 masters, AdamW's two moments. What comes and goes: gradients, activations, logits, pixels,
-DeepSpeed's buckets, the optimizer's temporaries. The peak is that of the backward pass or of the update, whichever is
-larger. What ZeRO spreads over the ranks, and which copies it makes, is from DeepSpeed 0.19.8's sources.
+What stays: weights, float32 masters, AdamW's two moments, DeepSpeed's buckets. What comes and goes: activations, logits,
+gradients, the optimizer's temporaries. The peak is that of the moment of a step that needs most: the loss, the backward
+pass at its beginning or its end, the sum over ranks, the update, and on a CPU the copies that are saved. What ZeRO spreads over the ranks, and which copies it
+makes, is from DeepSpeed 0.19.8's sources.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from typing import Any
 
 GPU_CONTEXT = 800 * 2**20  # CUDA's own, with NCCL's buffers
 GPU_MARGIN = 0.05  # of the rest: blocks that the allocator cannot fill
+UNSHARDED_BUCKET = 5 * 10**8  # gradients that DeepSpeed without ZeRO copies side by side before it sums them
+CHECKPOINT_BYTES = 12  # of a trainable parameter: weight and two moments, float32, which the first rank's host copies
 LOGIT_CHUNK = 4096  # targets whose logits exist at once: vlm/model/forward.py
 
 
@@ -26,7 +29,8 @@ class Sizes:
     ranks: int
     micro_batches: int  # of one rank in a step
     activations: int  # bytes kept for the backward pass of the largest micro-batch
-    one_layer: int  # bytes that one layer of the language model keeps
+    again: int  # bytes that one layer of the language model keeps when it is computed again
+    one_layer: int  # bytes that its backward pass needs beside what is kept
     targets: int  # of that micro-batch
     vocabulary: int
     pixels: int  # values of that micro-batch's pictures
@@ -38,40 +42,81 @@ def zero_stage(deepspeed: Mapping[str, Any]) -> int:
     return int(deepspeed.get("zero_optimization", {}).get("stage", 0))
 
 
+def offloads(deepspeed: Mapping[str, Any], what: str) -> bool:
+    """Say whether ZeRO keeps `what` (optimizer, param) in the host's memory."""
+    return deepspeed.get("zero_optimization", {}).get(f"offload_{what}", {}).get("device", "none") != "none"
+
+
 def memory(sizes: Sizes, deepspeed: Mapping[str, Any]) -> dict[str, int]:
     """Return the bytes of each item at the peak; their sum is the estimate."""
-    zero = deepspeed.get("zero_optimization", {})
-    stage, offloads = zero_stage(deepspeed), zero.get("offload_optimizer", {}).get("device") == "cpu"
-    bfloat16 = sizes.weight_bytes == 2
-    spread = sizes.ranks if stage >= 1 or bfloat16 else 1  # without ZeRO, DeepSpeed spreads bfloat16's masters alone
-    mine = -(-sizes.trainable // spread)
-
-    stays = {"weights": sizes.weights}
-    if stage >= 3:
-        live = min(sizes.parameters, int(zero.get("stage3_max_live_parameters", 1e9)))
-        stays["weights"] = stays["weights"] // sizes.ranks
-        stays["gathered weights"] = live * sizes.weight_bytes
-    stays["masters"] = 0 if offloads or not (bfloat16 or stage >= 1) else mine * 4
-    stays["moments"] = 0 if offloads else mine * 8
-
-    gradients = sizes.trainable * (4 if not stage and bfloat16 else 0) + (
-        (mine if stage >= 2 else sizes.trainable) * sizes.weight_bytes
-    )
-    bucket = int(zero.get("reduce_bucket_size", 5e8)) * (2 if zero.get("overlap_comm") else 1) if stage >= 1 else 0
-    buckets = (bucket if sizes.is_gpu else min(bucket, sizes.trainable)) * sizes.weight_bytes
+    stage, mine = zero_stage(deepspeed), _own_share(sizes, deepspeed)
+    stays = _stays(sizes, deepspeed)
+    gradients = (mine if stage >= 2 else sizes.trainable) * sizes.weight_bytes
+    before = {"gradients": gradients} if sizes.micro_batches > 1 else {}  # of the micro-batches before
+    kept = {"activations": sizes.activations, "pixels": sizes.pixels * (1 + sizes.weight_bytes)}
     chunk = min(sizes.targets, LOGIT_CHUNK)
-    backward = {
-        "activations": sizes.activations,
-        "one layer's backward": sizes.one_layer,
-        "logits": chunk * sizes.vocabulary * (16 if bfloat16 else 12),  # themselves, their softmax, their gradient
-        "pixels": sizes.pixels * (1 + sizes.weight_bytes),
-    }
-    temporaries = 0 if offloads else (mine if sizes.is_gpu else 2 * sizes.largest) * 4
-    update = {"gradients": gradients, "update's temporaries": temporaries}
-    if sizes.micro_batches > 1:
-        backward["gradients"] = gradients  # of the micro-batches before
-    peak = max(backward, update, key=lambda items: sum(items.values()))
-    items = stays | peak | {"buckets": buckets}
+    logits = chunk * sizes.vocabulary * (16 if sizes.weight_bytes == 2 else 12)  # with softmax and their gradient
+    layer = {"one layer again": sizes.again, "one layer's backward": sizes.one_layer}
+    bucket = min(sizes.trainable, UNSHARDED_BUCKET) * 4 if not stage else 0
+    temporaries = 0 if offloads(deepspeed, "optimizer") else (mine if sizes.is_gpu else 2 * sizes.largest) * 4
+    moments = [
+        kept | {"logits": logits} | before,
+        kept | layer | before,
+        layer | {"gradients": gradients},
+        {"gradients": gradients, "gradients side by side": bucket},
+        {"gradients": gradients, "update's temporaries": temporaries},
+        {"checkpoint": 0 if sizes.is_gpu else sizes.trainable * CHECKPOINT_BYTES},
+    ]
+    items = stays | max(moments, key=lambda items: sum(items.values()))
     if sizes.is_gpu:
         items["context and margin"] = GPU_CONTEXT + round(GPU_MARGIN * sum(items.values()))
     return {name: size for name, size in items.items() if size}
+
+
+def host_memory(sizes: Sizes, deepspeed: Mapping[str, Any]) -> int:
+    """Return the bytes of the first rank in the host of a GPU: what ZeRO offloads, and the copies that it saves."""
+    if not sizes.is_gpu:
+        return 0
+    weights = sizes.weights // sizes.ranks if offloads(deepspeed, "param") else 0
+    states = _own_share(sizes, deepspeed) * CHECKPOINT_BYTES if offloads(deepspeed, "optimizer") else 0
+    return weights + states + sizes.trainable * CHECKPOINT_BYTES
+
+
+def traffic(sizes: Sizes, deepspeed: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the bytes that one rank sends in a step to other ranks, and exchanges with its host.
+
+    A ring sends (N-1)/N of the data for each gather or scatter. Without ZeRO and in stage 1 gradients are summed once a
+    step (a scatter and a gather); stage 2 scatters after each micro-batch; stage 3 also gathers all weights, forward
+    and back (Rajbhandari et al., ZeRO, 2020, section 7).
+    """
+    stage, batches = zero_stage(deepspeed), max(1, sizes.micro_batches)
+    gradients = sizes.trainable * sizes.weight_bytes
+    sent = gradients * (batches if stage >= 2 else 1) + (2 * batches * sizes.weights if stage >= 3 else gradients)
+    host = 2 * batches * sizes.weights // sizes.ranks if offloads(deepspeed, "param") else 0
+    if offloads(deepspeed, "optimizer"):
+        host += 2 * gradients // sizes.ranks
+    return sent * (sizes.ranks - 1) // sizes.ranks, host
+
+
+def _own_share(sizes: Sizes, deepspeed: Mapping[str, Any]) -> int:
+    """Return the trainable parameters whose optimizer states one rank holds."""
+    # without ZeRO, DeepSpeed spreads bfloat16's masters alone
+    spread = sizes.ranks if zero_stage(deepspeed) >= 1 or sizes.weight_bytes == 2 else 1
+    return -(-sizes.trainable // spread)
+
+
+def _stays(sizes: Sizes, deepspeed: Mapping[str, Any]) -> dict[str, int]:
+    zero, stage, mine = deepspeed.get("zero_optimization", {}), zero_stage(deepspeed), _own_share(sizes, deepspeed)
+    is_bfloat16, is_offloaded = sizes.weight_bytes == 2, offloads(deepspeed, "optimizer")
+    stays = {"weights": sizes.weights}
+    if stage >= 3:
+        live = min(sizes.parameters, int(zero.get("stage3_max_live_parameters", 1e9)))
+        stays["weights"] = 0 if offloads(deepspeed, "param") else sizes.weights // sizes.ranks
+        stays["gathered weights"] = live * sizes.weight_bytes
+    stays["masters"] = 0 if is_offloaded or not (is_bfloat16 or stage >= 1) else mine * 4
+    stays["moments"] = 0 if is_offloaded else mine * 8
+    stays["float32 gradients"] = sizes.trainable * 4 if is_bfloat16 and not stage else 0
+    if stage >= 1:
+        bucket = int(zero.get("reduce_bucket_size", 5e8)) * (2 if zero.get("overlap_comm") else 1)
+        stays["buckets"] = (bucket if sizes.is_gpu else min(bucket, sizes.trainable)) * sizes.weight_bytes
+    return stays

@@ -1,5 +1,7 @@
 """The plan of a training, from its settings."""
 
+from typing import Any
+
 from vlm.config import TrainConfig
 from vlm.data.index import Split
 from vlm.data.plan import Plan, make_plan
@@ -10,14 +12,17 @@ def plan_of(cfg: TrainConfig, seed: int, shards: Split) -> Plan:
 
     Raises Unusable if a sample does not fit into a pack.
     """
-    return make_plan(
-        shards.rows,
-        seed,
-        epochs=cfg.epochs,
-        steps=cfg.steps,
-        samples_per_step=cfg.samples_per_step,
-        pack_tokens=cfg.pack_tokens,
-        pack_images=cfg.pack_images,
-        packing=cfg.packing,
-        shards_at_once=cfg.shards_at_once,
-    )
+    return make_plan(shards.rows, seed, **planning(cfg))
+
+
+def planning(cfg: TrainConfig) -> dict[str, Any]:
+    """Return the settings that a plan follows from, beside index and seed."""
+    return {
+        "epochs": cfg.epochs,
+        "steps": cfg.steps,
+        "samples_per_step": cfg.samples_per_step,
+        "pack_tokens": cfg.pack_tokens,
+        "pack_images": cfg.pack_images,
+        "packing": cfg.packing,
+        "shards_at_once": cfg.shards_at_once,
+    }

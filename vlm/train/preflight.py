@@ -1,30 +1,41 @@
-"""What a training will need, from its settings and the index alone: steps, parameters, FLOPs, memory.
+"""What a training will need, from its settings and the index alone: steps, parameters, FLOPs, memory, traffic."""
 
-FLOPs of products with weights are those of vlm/train/flops.py: 2N forward, 4N where gradients only pass through, 6N
-where N trains. Attention adds 2·2·width·length/2 a token forward (causal; the tower's is not) and twice that back
-(Narayanan et al., 2021); what is recomputed adds its forward pass once more.
-"""
-
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import LlavaForConditionalGeneration
 
-from vlm.config import Dtype, ModelConfig, Recompute, Strategy, TrainConfig
+from vlm import ranks as here
+from vlm.config import ADAPTED, Dtype, ModelConfig, Recompute, TrainConfig
 from vlm.data.index import Split
-from vlm.errors import Unusable
-from vlm.model.footprint import language_bytes, outline, outline_of, vision_bytes
-from vlm.model.forward import layers_used
-from vlm.train import strategy
-from vlm.train.flops import Cost
-from vlm.train.memory import Sizes, memory, zero_stage
-from vlm.train.planning import plan_of
-from vlm.train.workload import Workload, workload, workload_shape
+from vlm.data.plan import Plan, make_plan
+from vlm.model.footprint import outline, outline_of
+from vlm.train.drawn import Drawn, by_part
+from vlm.train.memory import CHECKPOINT_BYTES, host_memory, memory, traffic, zero_stage
+from vlm.train.planning import planning
+from vlm.train.workload import Loads, Workload, largest_workload, loads_of, workload
 
-NF4_BYTES = 0.5 + 0.127 / 8  # of a weight: four bits, and its share of the doubly quantised scales (QLoRA, 2023)
+ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32)  # rows_at_once that are tried
+MORE_RANKS = (2, 4, 8, 16)  # times as many that are tried where nothing else would fit
+AS_SET = "as set"  # DeepSpeed's keys, where they are none of conf/deepspeed/
+
+
+@dataclass
+class Choice:
+    """What other settings would need: ZeRO stage by its name in conf/deepspeed/, recompute, rows_at_once, ranks."""
+
+    zero: str
+    recompute: str
+    rows: int
+    ranks: int
+    memory: int  # of one rank, bytes
+    flops: float  # of the whole training
+    padding: float
+    sent: int  # bytes that one rank sends in a step
+    host_sent: int  # bytes that it exchanges with its host
 
 
 @dataclass
@@ -36,21 +47,22 @@ class Estimate:
     trainable: dict[str, int]  # by part
     flops: dict[str, float]  # of the whole training, by part
     memory: dict[str, int]  # of one rank, bytes
-    host_memory: int  # of one rank, bytes that ZeRO's offload keeps outside the device
+    host_memory: int  # of the first rank in a GPU's host, bytes: what ZeRO offloads, and copies while it saves
+    strategy: str
     dtype: str
     ranks: int
+    is_gpu: bool
     checkpoint_bytes: int
     model_bytes: int
-    rows_that_fit: dict[int, int] = field(default_factory=dict)  # memory by rows_at_once
+    zero: str  # the settings as they are, one of `choices`
+    recompute: str
+    rows: int
+    choices: list[Choice] = field(default_factory=list)
 
     @property
     def bytes_needed(self) -> int:
         """Of one rank's device at its peak."""
         return sum(self.memory.values())
-
-    @property
-    def flops_per_step(self) -> float:
-        return sum(self.flops.values()) / max(self.workload.steps, 1)
 
 
 def figures(
@@ -61,168 +73,130 @@ def figures(
     base: Path | None,
     shards: Path | None,
     split: str,
+    max_tokens: int,
     ranks: int,
-    is_gpu: bool,
+    is_gpu: bool | None,
+    zeros: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return the estimate of a stage as plain figures, from the artifacts that its inputs have so far.
 
-    Raises Unusable if there are no shards yet, or the settings do not fit together.
+    `is_gpu=None` asks this process's device; `zeros` are DeepSpeed's keys by name, that others are compared with.
+    Without shards, steps and tokens are not known, and memory is that of the largest micro-batch the settings allow.
+    Raises Unusable if a config or the split is missing, or the settings do not fit together.
     """
-    if shards is None:
-        raise Unusable(
-            "an estimate needs the index of 02_shard, which is made without a GPU: run stages/02_shard.py first"
-        )
-    found = estimate(cfg, seed, model, base=base and base / "model", split=shards / split, ranks=ranks, is_gpu=is_gpu)
-    return {**asdict(found), "keep": cfg.runtime.keep, "advice": advice(cfg)}
+    found = estimate(
+        cfg,
+        seed,
+        model,
+        base=base and base / "model",
+        split=shards and shards / split,
+        max_tokens=max_tokens,
+        ranks=ranks,
+        is_gpu=here.device().type == "cuda" if is_gpu is None else is_gpu,
+        zeros=zeros,
+    )
+    runtime = cfg.runtime
+    return {
+        **asdict(found),
+        "keep": runtime.keep,
+        "save_every": runtime.save_every,
+        "save_minutes": runtime.save_minutes,
+        "advice": advice(cfg),
+    }
 
 
 def advice(cfg: TrainConfig) -> str:
-    """Return what to change when not even one row fits."""
-    if cfg.runtime.recompute is Recompute.none:
-        return "runtime.recompute=full, or a higher ZeRO stage, would need less"
-    if zero_stage(cfg.deepspeed) < 3:
-        return "a higher ZeRO stage, more devices or a smaller pack_tokens would need less"
-    return "more devices, a smaller pack_tokens or finetune=lora would need less"
+    """Return what to change when no setting of the same strategy fits."""
+    if cfg.strategy in ADAPTED:
+        return "a smaller pack_tokens or language model would need less"
+    return "finetune=lora, finetune=qlora or a smaller pack_tokens would need less"
 
 
 def estimate(
-    cfg: TrainConfig, seed: int, model: ModelConfig, *, base: Path | None, split: Path, ranks: int, is_gpu: bool
+    cfg: TrainConfig,
+    seed: int,
+    model: ModelConfig,
+    *,
+    base: Path | None,
+    split: Path | None,
+    ranks: int,
+    is_gpu: bool,
+    max_tokens: int = 2048,
+    zeros: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Estimate:
-    """Estimate a training of `base` (or of what stage 01 would assemble) on a split.
+    """Estimate a training of `base` (or of what stage 01 would assemble) on a split (or on the longest samples).
 
     Raises Unusable if a config or the split is missing, or the settings do not fit together.
     """
-    shards = Split(split)
-    plan = plan_of(cfg, seed, shards)
-    rows = cfg.runtime.rows_at_once
-    work = workload(plan, ranks, rows, shards.manifest["image_tokens"])
-    llava = outline_of(base) if base else outline(model)
-    parameters = _by_part((name, weight.numel()) for name, weight in llava.named_parameters())
     bfloat16 = cfg.dtype is Dtype.bfloat16 or (cfg.dtype is None and is_gpu)
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
-    with torch.device("meta"):
-        whole, trainees = strategy.choose(llava.to(dtype), cfg.strategy, cfg.train, cfg.lora, lambda: None)
-    whole.to(dtype)
-    trainable = _by_part((trainee.name, trainee.weight.numel()) for trainee in trainees)
-    count = sum(trainable.values())
-    each = _activations(llava, work, dtype, recompute=cfg.runtime.recompute, trains_tower="vision_tower" in trainable)
-    quantised = cfg.strategy is Strategy.qlora
-    fits = {
-        tried: memory(
-            _sizes(llava, workload_shape(work, tried), each, dtype, trainees, ranks, is_gpu, quantised), cfg.deepspeed
-        )
-        for tried in sorted({1, 2, 4, 8, 16, 32, rows})
-    }
-    stored = {"bfloat16": 2, "float32": 4}[model.dtype.value]
+    llava = outline_of(base) if base else outline(model)
+    parameters = by_part((name, weight.numel()) for name, weight in llava.named_parameters())
+    drawn = Drawn.of(cfg, llava, torch.bfloat16 if bfloat16 else torch.float32)
+    works = _works(cfg, seed, split, ranks, max_tokens, drawn.patches)
+    keys = dict(zeros or {})
+    zero = next((name for name, value in keys.items() if value == cfg.deepspeed), AS_SET)
+    keys[zero] = cfg.deepspeed
+    rows, recompute = cfg.runtime.rows_at_once, cfg.runtime.recompute
+    mine = drawn.sizes(works[rows], recompute, ranks, is_gpu=is_gpu)
     return Estimate(
-        work,
+        works[rows],
         parameters,
-        trainable,
-        flops(whole, llava, work, cfg.runtime.recompute),
-        fits[rows],
-        count // ranks * 12 if "offload_optimizer" in cfg.deepspeed.get("zero_optimization", {}) else 0,
+        drawn.trainable,
+        drawn.flops(works[rows], recompute),
+        memory(mine, cfg.deepspeed),
+        host_memory(mine, cfg.deepspeed),
+        cfg.strategy.value,
         "bfloat16" if bfloat16 else "float32",
         ranks,
-        count * 12,  # weights and two moments, float32
-        sum(parameters.values()) * stored,
-        {tried: sum(items.values()) for tried, items in fits.items()},
+        is_gpu,
+        sum(drawn.trainable.values()) * CHECKPOINT_BYTES,
+        sum(parameters.values()) * {"bfloat16": 2, "float32": 4}[model.dtype.value],
+        zero,
+        recompute.value,
+        rows,
+        _choices(drawn, works, keys, ranks, is_gpu),
     )
 
 
-def flops(
-    whole: nn.Module, llava: LlavaForConditionalGeneration, work: Workload, recompute: Recompute
-) -> dict[str, float]:
-    """Return the FLOPs of the whole training by part; `whole` is the model with its adapters."""
-    text, vision = llava.config.text_config, llava.config.vision_config
-    patches = (vision.image_size // vision.patch_size) ** 2
-    cost = Cost.of(whole, patches)
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    attention = 2.0 * width * text.num_attention_heads * work.squares * text.num_hidden_layers
-    tower_attention = 4.0 * vision.hidden_size * (patches + 1) ** 2 * layers_used(llava) * work.images
-    products = sum(w.numel() for n, w in whole.named_parameters() if w.ndim == 2 and _is_in_layers(n))
-    forward = {Recompute.none: 0.0, Recompute.selective: 0.0, Recompute.full: 2.0 * products * work.tokens + attention}
-    return {
-        "language model": float(cost.token * work.tokens),
-        "output layer": float(cost.target * work.targets),
-        "tower and projector": float(cost.patch * patches * work.images),
-        "attention": 3 * attention + tower_attention,
-        "recomputed": forward[recompute],
-    }
-
-
-def _is_in_layers(name: str) -> bool:
-    return "language_model." in name and ".layers." in name
-
-
-def _by_part(named: object) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for name, size in named:
-        part = strategy.part_of(name)
-        if part is not None:
-            found[part] = found.get(part, 0) + size
+def _choices(
+    drawn: Drawn, works: Mapping[int, Workload], zeros: Mapping[str, Mapping[str, Any]], ranks: int, is_gpu: bool
+) -> list[Choice]:
+    """Return what every ZeRO stage, recomputation and micro-batch would need, and ZeRO-3 on more ranks."""
+    tried = [(rows, how, ranks) for how in Recompute for rows in works]
+    tried += [(1, Recompute.full, ranks * times) for times in MORE_RANKS]
+    operations = {how: sum(drawn.flops(works[1], how).values()) for how in Recompute}
+    found = []
+    for rows, how, count in tried:
+        work = works[rows]
+        sizes = drawn.sizes(work, how, count, is_gpu=is_gpu)
+        for name, deepspeed in zeros.items():
+            if count == ranks or zero_stage(deepspeed) == 3:
+                needed = sum(memory(sizes, deepspeed).values())
+                sent = traffic(sizes, deepspeed)
+                found.append(Choice(name, how.value, rows, count, needed, operations[how], work.padding, *sent))
     return found
 
 
-@dataclass(frozen=True)
-class Activations:
-    """Bytes kept for the backward pass: of a row of the largest micro-batch, of one layer of it, and of a picture."""
-
-    row: int
-    layer: int
-    picture: int
-
-
-def _activations(
-    llava: LlavaForConditionalGeneration,
-    work: Workload,
-    dtype: torch.dtype,
-    *,
-    recompute: Recompute,
-    trains_tower: bool,
-) -> Activations:
-    picture = vision_bytes(llava, 1, dtype, trains_tower=trains_tower)
-    text = llava.config.text_config
-    everything = language_bytes(llava, 1, work.length, dtype)
-    layer = everything // text.num_hidden_layers
-    kept = {Recompute.none: layer, Recompute.full: 0, Recompute.selective: 0}[recompute]
-    if recompute is not Recompute.none:
-        kept = text.hidden_size * work.length * dtype.itemsize  # what goes into the layer
-    if recompute is Recompute.selective:  # and what products and attention give (vlm/train/engine.py)
-        one = llava.model.language_model.layers[0]
-        widths = [module.out_features for module in one.modules() if isinstance(module, nn.Linear)]
-        kept += (sum(widths) + one.self_attn.o_proj.in_features) * work.length * dtype.itemsize
-    again = layer if recompute is not Recompute.none else 0  # of the layer that is computed again
-    return Activations(kept * text.num_hidden_layers + again, layer, picture)
+def _works(
+    cfg: TrainConfig, seed: int, split: Path | None, ranks: int, max_tokens: int, image_tokens: int
+) -> dict[int, Workload]:
+    """Return the workload of every rows_at_once that is tried, up to where a rank has no more rows in a step."""
+    tried = sorted({*ROWS, cfg.runtime.rows_at_once})
+    if split is None:
+        return {rows: largest_workload(cfg, rows, max_tokens, image_tokens) for rows in tried}
+    plan, loads, image_tokens = _planned(split, seed, ranks, tuple(planning(cfg).items()))
+    found: dict[int, Workload] = {}
+    for rows in tried:
+        found[rows] = workload(plan, loads, ranks, rows, image_tokens)
+        if found[rows].micro_batches == 1 and rows >= cfg.runtime.rows_at_once:
+            break
+    return found
 
 
-def _sizes(
-    llava: LlavaForConditionalGeneration,
-    work: Workload,
-    each: Activations,
-    dtype: torch.dtype,
-    trainees: list[strategy.Trainee],
-    ranks: int,
-    is_gpu: bool,
-    quantised: bool,
-) -> Sizes:
-    edge = llava.config.vision_config.image_size
-    named = {n: w.numel() for n, w in llava.named_parameters() if ".original_module." not in n}
-    weights = sum(named.values()) * dtype.itemsize
-    if quantised:
-        packed = sum(size for name, size in named.items() if "language_model" in name and "base_layer.weight" in name)
-        weights -= round(packed * (dtype.itemsize - NF4_BYTES))
-    return Sizes(
-        weights,
-        sum(named.values()),
-        sum(trainee.weight.numel() for trainee in trainees),
-        max((trainee.weight.numel() for trainee in trainees), default=0),
-        dtype.itemsize,
-        ranks,
-        work.micro_batches,
-        each.row * work.rows + each.picture * work.batch_images,
-        each.layer * work.rows,
-        work.batch_targets,
-        llava.config.text_config.vocab_size,
-        work.batch_images * 3 * edge * edge,
-        is_gpu,
-    )
+@lru_cache(maxsize=1)  # strategies that are compared share their plan
+def _planned(
+    split: Path, seed: int, ranks: int, settings: tuple[tuple[str, Any], ...]
+) -> tuple[Plan, list[Loads], int]:
+    shards = Split(split)
+    plan = make_plan(shards.rows, seed, **dict(settings))
+    return plan, loads_of(plan, ranks), shards.manifest["image_tokens"]

@@ -186,7 +186,25 @@ def memory_peak() -> int:
     """Return the most bytes that the first rank has held: of its GPU if it has one, else of its process."""
     if ranks.device().type == "cuda":
         return torch.cuda.max_memory_allocated()
+    if (found := _status("VmHWM")) is not None:
+        return found
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_now() -> int:
+    """Return the bytes that the first rank holds now, counted as `memory_peak` does; 0 where that is not known."""
+    if ranks.device().type == "cuda":
+        return torch.cuda.memory_allocated()
+    return _status("VmRSS") or 0
+
+
+def _status(name: str) -> int | None:
+    """Return a size of this process alone from Linux's /proc, bytes; getrusage counts what its parent held, too."""
+    path = Path("/proc/self/status")
+    if not path.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
+    return int(lines[name].split()[0]) * 1024
 
 
 def _lines(path: Path) -> list[str]:

@@ -29,7 +29,7 @@ from vlm.train.flops import Cost
 from vlm.train.loop import fit
 from vlm.train.planning import plan_of
 from vlm.train.probe import check_isolation
-from vlm.train.report import Report
+from vlm.train.report import Report, memory_now, memory_peak
 
 PLAN = "plan.npy"  # the sample numbers in the order of training: step t has those from t * samples_per_step on
 
@@ -40,6 +40,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     Goes on from the newest checkpoint in `out`. `ask` asks the questions of an evaluation. Returns the headline
     figures. Raises Unusable, before the model is loaded, if shards and model do not belong together.
     """
+    held = memory_now()
     if cfg.strategy is Strategy.qlora:
         bitsandbytes()
     if cfg.runtime.wandb and find_spec("wandb") is None:
@@ -85,6 +86,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
             watchdog_minutes=cfg.runtime.watchdog_minutes,
         )
         report.draw()
+        took = memory_peak() - held  # of training and saving; the export has its own
     chosen = evaluation.only_best()
     if chosen and not Checkpoints(chosen, trainees, plan, recipe, cfg.runtime).resume(engine).step:
         raise Unusable(f"{out}/best lacks the checkpoint of the best look: delete {out} and train again")
@@ -94,7 +96,13 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     if ranks.first():
         _export(model, cfg, base, out)
     ranks.barrier()
-    return {**asdict(progress), "trainable_parameters": size, "ranks": ranks.world(), **evaluation.figures()}
+    return {
+        **asdict(progress),
+        "trainable_parameters": size,
+        "ranks": ranks.world(),
+        "memory_bytes": took,
+        **evaluation.figures(),
+    }
 
 
 def _recipe(cfg: TrainConfig, seed: int, shards: Split, base: Path) -> dict[str, Any]:

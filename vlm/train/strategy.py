@@ -21,7 +21,6 @@ from vlm.config import ADAPTED, LearningRates, LoraConfig, Parts, Strategy
 from vlm.errors import Unusable
 from vlm.model.forward import layers_used
 from vlm.model.projector import is_linear
-from vlm.train.adapters import PROJECTOR, with_adapters
 
 PARTS: dict[Strategy, tuple[str, ...]] = {
     Strategy.projector: ("projector",),
@@ -37,6 +36,7 @@ FILES = {  # the weight files that hold a part
     "lora": "language_model",
     "vision_tower": "vision_tower",
 }
+PROJECTOR = "multi_modal_projector"
 TOWER_LAYER = re.compile(r"vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\.")
 
 
@@ -89,6 +89,8 @@ def choose(
     training = parts_that_train(strategy, switches)
     model: nn.Module = llava
     if strategy in ADAPTED:
+        from vlm.train.adapters import with_adapters  # peft takes seconds to import
+
         seed_of()
         model = with_adapters(llava, lora, projector="projector" in training)
     trainees = []

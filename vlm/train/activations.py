@@ -1,0 +1,61 @@
+"""What a micro-batch keeps for its backward pass, in proportion to its tokens and pictures."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import LlavaForConditionalGeneration
+
+from vlm.config import Recompute
+from vlm.model.footprint import language_bytes, vision_bytes
+from vlm.train.workload import Workload
+
+TOKENS = 256  # whose bytes are counted; fused attention keeps bytes in proportion to them
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes kept for the backward pass."""
+
+    layers: dict[Recompute, float]  # of a token in one layer of the language model
+    whole: float  # of a token in one layer while it is computed again, or back
+    pictures: int  # of one picture in tower and projector
+    count: int  # layers
+    itemsize: int
+
+    def kept(self, work: Workload, recompute: Recompute, *, packing: bool) -> int:
+        """Return what the largest micro-batch keeps from the forward pass until its backward pass."""
+        tokens = work.rows * work.length * self.layers[recompute]
+        masks = self._mask(work, packing) if recompute is not Recompute.full else 0
+        return round((tokens + masks) * self.count) + work.batch_images * self.pictures
+
+    def again(self, work: Workload, recompute: Recompute, *, packing: bool) -> int:
+        """Return what one layer of it keeps while it is computed again."""
+        if recompute is Recompute.none:
+            return 0
+        return round(work.rows * work.length * self.whole) + self._mask(work, packing)
+
+    def back(self, work: Workload) -> int:
+        """Return what the backward pass of one layer needs beside what it kept: about as much once more."""
+        return round(work.rows * work.length * self.whole)
+
+    def _mask(self, work: Workload, packing: bool) -> int:
+        """Return the bytes of the dense mask that keeps samples of a row apart; each layer has its own copy."""
+        return work.rows * work.length**2 * self.itemsize if packing else 0
+
+
+def activations_of(llava: LlavaForConditionalGeneration, dtype: torch.dtype, *, trains_tower: bool) -> Activations:
+    """Count on the meta device what a LLaVA, as frozen and adapted as it is, keeps."""
+    text = llava.config.text_config
+    whole = language_bytes(llava, 1, TOKENS, dtype) / TOKENS / text.num_hidden_layers
+    into = text.hidden_size * dtype.itemsize  # what goes into a layer
+    one = llava.model.language_model.layers[0]
+    widths = [module.out_features for module in one.modules() if isinstance(module, nn.Linear)]
+    products = (sum(widths) + one.self_attn.o_proj.in_features) * dtype.itemsize  # kept by vlm/train/engine.py
+    return Activations(
+        {Recompute.none: whole, Recompute.full: into, Recompute.selective: into + products},
+        whole,
+        vision_bytes(llava, 1, dtype, trains_tower=trains_tower),
+        text.num_hidden_layers,
+        dtype.itemsize,
+    )
