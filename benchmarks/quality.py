@@ -179,9 +179,9 @@ def theirs(peer: Peer, run: Path, corpus: Path, samples: int, seed: int, out: Pa
     if not (out / "figures.json").is_file():
         seconds = train(peer, run / "01_assemble/model", corpus, samples, seed, out)
         tasks = {"questions": TaskConfig(max_new_tokens=12)}
-        settings = EvalConfig(tasks=tasks, runtime=EvalRuntime(batch_size=128))
+        settings = EvalConfig(tasks=tasks, model=str(out / "model"), runtime=EvalRuntime(batch_size=128))
         (out / "eval").mkdir(exist_ok=True)
-        figures = evaluate(settings, seed, out.name, out, run / "02_shard", out / "eval")["questions"]
+        figures = evaluate(settings, seed, out.name, None, run / "02_shard", out / "eval")["questions"]
         (out / "figures.json").write_text(json.dumps({**figures, "samples": samples, "seconds": seconds}))
     return json.loads((out / "figures.json").read_text())
 
@@ -193,7 +193,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         low, high = of["interval"]
         interval, shuffled = f"{low:.1f}-{high:.1f}", of["shuffled"]
         lines.append(
-            f"{name:36}{of['accuracy']:>9.1f}{interval:>14}{shuffled:>10.1f}{of['samples']:>9,}{of['seconds']:>9.0f}"
+            f"{name:36}{of['score']:>9.1f}{interval:>14}{shuffled:>10.1f}{of['samples']:>9,}{of['seconds']:>9.0f}"
         )
     return "\n".join(lines)
 

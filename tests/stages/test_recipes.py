@@ -159,7 +159,7 @@ def test_a_recipe_runs_from_its_corpora_to_its_report(workplace, tiny_language_m
         )
         assert any(sample.turns[0].text.startswith("<image>\nWhat is in detail_23k") for sample in samples)
     if recipe == "okvqa":  # its 03 leaves the published projector, as everything, as it is
-        asked = json.loads((made / "05_eval/metrics.json").read_text())["questions"]
+        asked = json.loads((made / "05_eval/metrics.json").read_text())["tasks"]["questions"]
         assert asked["n"] == 10 and 0 <= last["questions/accuracy"] <= 100
         for before in (made / "01_assemble/model").glob("*.safetensors"):
             assert before.read_bytes() == (made / "03_pretrain/model" / before.name).read_bytes()
