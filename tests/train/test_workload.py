@@ -15,7 +15,8 @@ def random_plan(seed: int, **changes) -> Plan:
     random = np.random.default_rng(seed)
     images = random.integers(0, 4, 100)
     tokens = images * 10 + random.integers(5, 60, 100)
-    plan = Plan(random.permutation(100), 12, tokens, images, random.integers(1, 5, 100), 100, 5, True)
+    targets = random.integers(1, 5, 100)
+    plan = Plan(random.permutation(100), 12, tokens, images, targets, np.zeros(100, np.int64), 100, 5, True)
     return replace(plan, **changes)
 
 
