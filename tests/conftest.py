@@ -180,6 +180,29 @@ def browser(tmp_path: Path) -> Iterator:
     chromium.quit()
 
 
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_language_model: Path, tiny_tower: Path, tiny_corpus: Path) -> list[str]:
+    """What a stage script is given to run on the tiny parts: six steps in 03 and in 04."""
+    images = f"images: {tiny_corpus}/images"
+    train, test = (f"{{path: {tiny_corpus}/{name}.json, {images}}}" for name in ("train", "held_out"))
+    return [
+        f"model.language_model={tiny_language_model}",
+        f"model.vision_tower={tiny_tower}",
+        f"data.pretrain.sources=[{train}]",
+        f"data.finetune.sources=[{train}]",
+        f"data.finetune.held_out=[{test}]",
+        "data.samples_per_shard=5",
+        "pretrain.steps=6",
+        "pretrain.samples_per_step=4",
+        "pretrain.runtime.save_every=2",
+        "finetune.steps=6",
+        "finetune.samples_per_step=4",
+        "finetune.runtime.save_every=2",
+        "eval.tasks.questions.max_new_tokens=4",
+        "eval.runtime.batch_size=8",
+    ]
+
+
 def _name(number: int) -> str:
     return f"{number:02d}.{'png' if number % 3 else 'jpg'}"
 

@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGES = (
@@ -135,10 +136,32 @@ class Cluster:
         for process in self.processes(node):
             os.kill(process, signal.SIGKILL)
 
+    def stop_slurmd(self, node: str) -> None:
+        """Kill a node's slurmd alone; its jobs run on, and SLURM takes the node for dead after SlurmdTimeout."""
+        self.run("sh", "-c", f"kill -9 $(cat /run/slurmd.{node}.pid)", node=node)
+
     def boot(self, node: str) -> None:
         """Start a node's slurmd."""
         (self.folder / "spool" / node).mkdir(parents=True, exist_ok=True)
         self.run("slurmd", "-N", node, node=node)
+
+    @contextmanager
+    def slow_network(self, rate: str = "40mbit") -> Iterator[None]:
+        """Let every node send no faster than `rate`, so that a training over the network takes its time.
+
+        Raises Unavailable if this kernel cannot.
+        """
+        try:
+            for node in NODES:
+                shape = f"qdisc add dev eth0 root tbf rate {rate} burst 128kb limit 4mb"
+                self.run("tc", *shape.split(), node=node)
+        except subprocess.CalledProcessError as problem:
+            raise Unavailable(f"no slow network: {problem.stderr.strip()}") from None
+        try:
+            yield
+        finally:
+            for node in NODES:
+                self.run("tc", "qdisc", "del", "dev", "eth0", "root", node=node)
 
     def _start(self) -> None:
         for name in ("etc", "log", "state", "spool", "db"):

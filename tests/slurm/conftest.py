@@ -1,8 +1,83 @@
+"""Runs on the cluster, and the same runs without it."""
+
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from .cluster import Cluster, Unavailable
+from .cluster import Cluster, Unavailable, wait
+
+ROOT = Path(__file__).parents[2]
+# Trainings in this process leave a launcher's variables behind; what is started here is no rank of them.
+ALONE = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_CONF"}
+} | {"OMP_NUM_THREADS": "1"}
+ON_CLUSTER = [
+    "+cluster=slurm_cpu",
+    "cluster.partition=main",
+    "cluster.nodes=2",
+    "cluster.tasks_per_node=2",
+    "cluster.cpus_per_gpu=1",
+    "cluster.mem=4G",
+    "cluster.minutes=10",
+    "cluster.signal_delay_seconds=20",
+    "cluster.retry_seconds=1",
+    "cluster.single.cpus=1",
+    "cluster.single.mem=4G",
+    "cluster.single.array=2",
+]
+
+
+class Runs:
+    """Runs of the stages in one folder of runs, all with the same settings."""
+
+    def __init__(self, slurm: Cluster, folder: Path, settings: list[str]) -> None:
+        self.slurm = slurm
+        self.folder = folder
+        self.settings = settings
+
+    def words(self, run: str, *more: str) -> list[str]:
+        return [f"runs={self.folder}", f"run={run}", *self.settings, *more]
+
+    def start(self, command: list[str]) -> subprocess.Popen:
+        """Start a command on the login node."""
+        return subprocess.Popen(
+            self.slurm.command(*command),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ALONE,
+            start_new_session=True,  # so that it can be killed with all it started
+        )  # fmt: skip
+
+    def submit(self, stage: str, run: str, *more: str, path: str | None = None) -> tuple[int, str]:
+        """Submit one stage, with PATH as it is or as given; return exit status and output."""
+        command = [sys.executable, f"stages/{stage}.py", *self.words(run, *ON_CLUSTER, *more)]
+        process = self.start(["env", f"PATH={path}", *command] if path else command)
+        output, _ = process.communicate(timeout=120)
+        return process.returncode, output
+
+    def start_chain(self, run: str, *more: str) -> subprocess.Popen:
+        return self.start(["bash", "launch/all.sh", *self.words(run, *ON_CLUSTER, *more)])
+
+    def submit_chain(self, run: str, *more: str) -> tuple[int, str]:
+        """Submit all stages; return exit status and output."""
+        process = self.start_chain(run, *more)
+        output, _ = process.communicate(timeout=180)
+        return process.returncode, output
+
+    def queue(self, run: str) -> list[str]:
+        """Return the names of a run's jobs that are queued or running; an array is one."""
+        names = self.slurm.run("squeue", "-ho%j").splitlines()
+        return [name for name in names if f".{run}." in name]
+
+    def cancel(self, run: str) -> None:
+        """Cancel what is queued or running of a run, and wait for its end."""
+        for name in self.queue(run):
+            self.slurm.run("scancel", f"--name={name}")
+        wait("an empty queue", lambda: not self.queue(run), 60)
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +88,20 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             yield cluster
     except Unavailable as reason:
         pytest.skip(f"no SLURM here: {reason}")
+
+
+@pytest.fixture(scope="session")
+def runs(slurm: Cluster, tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Runs on the tiny parts whose stage 04 takes 120 steps; every step is in the metrics."""
+    training = [
+        "experiment=demo",
+        "finetune.steps=120",
+        "finetune.runtime.save_every=10",
+        "finetune.runtime.log_every=1",
+        "finetune.runtime.watchdog_minutes=2",
+        "finetune.evaluation.every=null",
+        "finetune.evaluation.keep_best=0",
+        "pretrain.runtime.log_every=1",
+    ]
+    chosen = [word for word in tiny_settings if not word.startswith("finetune.")]
+    return Runs(slurm, tmp_path_factory.mktemp("runs"), [*chosen, *training, "finetune.samples_per_step=4"])
