@@ -19,7 +19,10 @@ if os.environ["SLURM_PROCID"] == "0":
     print(socket.create_server(address).accept()[0].recv(9).decode())
 else:
     time.sleep(1)
-    socket.create_connection(address).send(b"met")
+    try:
+        socket.create_connection(address).send(b"met")
+    except ConnectionRefusedError:  # told by status: srun ends a task's output where another task's end cuts it off
+        raise SystemExit(42)
 """
 
 
@@ -34,7 +37,7 @@ def test_two_nodes_meet_by_name_but_not_at_localhost(slurm: Cluster):
     assert slurm.run("env", "MEET_AT=node1", *meet) == "met"
     with pytest.raises(subprocess.CalledProcessError) as failed:
         slurm.run("env", "MEET_AT=127.0.0.1", *meet)
-    assert "ConnectionRefusedError" in failed.value.stderr
+    assert "node2: task 1: Exited with exit code 42" in failed.value.stderr
 
 
 def test_nothing_outlives_the_process_that_started_it(slurm: Cluster, tmp_path):
