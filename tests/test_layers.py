@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "files": set(),
-    "ranks": {"errors"},
+    "ranks": set(),
     "pipeline": {"config", "errors", "files"},
     "data": {"config", "errors", "files", "ranks"},
     "model": {"config", "errors", "files", "ranks"},
