@@ -110,7 +110,7 @@ class Chat:
         words, _ = self._tokenize([(caption, False)], [])
         ids = np.array([*opening, *pictures, *words, self.end_id])
         is_target = np.zeros(len(ids), bool)
-        is_target[len(opening) + len(pictures) :] = True
+        is_target[max(1, len(opening) + len(pictures)) :] = True  # nothing stands before a first token to predict it
         return Encoded(*self._expand(ids, is_target))
 
     def _write(self, turns: tuple[Turn, ...], *, asking: bool) -> tuple[list[tuple[str, bool]], list[tuple[int, int]]]:

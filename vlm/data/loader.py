@@ -106,10 +106,11 @@ class Steps(Dataset):
         stored = self.split.read(number)
         manifest = self.split.manifest
         encoded = self.chat.encode(stored.sample.turns, len(stored.pictures), self.split.form, manifest["max_tokens"])
-        if len(encoded.ids) != self.split.rows[number]["tokens"]:
+        row, targets = self.split.rows[number], int(encoded.is_target.sum())
+        if (len(encoded.ids), targets) != (row["tokens"], row["targets"]):
             raise Unusable(
-                f"sample {stored.sample.id} is {len(encoded.ids)} tokens, {self.split.rows[number]['tokens']} when it "
-                "was sharded: the shards belong to another tokenizer"
+                f"sample {stored.sample.id} is {len(encoded.ids)} tokens with {targets} to learn, {row['tokens']} with "
+                f"{row['targets']} when it was sharded: the shards belong to another tokenizer or version, shard again"
             )
         return encoded.ids, encoded.is_target, [prepare(decode(data), self.how) for data in stored.pictures]
 

@@ -1,5 +1,6 @@
 """One training from its settings to a model folder: stages 03 and 04."""
 
+from contextlib import closing
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,11 +68,15 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     name = out.name.removesuffix(".partial")
     cost = Cost.of(model, chat.image_tokens)
     sources = shards.manifest["sources"] if len(np.unique(plan.sources)) > 1 else []
-    with Report(out, name, plan.steps, len(shards), cfg.runtime, progress, cost, sources) as report:
+    with (
+        Report(out, name, plan.steps, len(shards), cfg.runtime, progress, cost, sources) as report,
+        # closed whatever happens: workers ignore the signal with which Python would end them at its exit
+        closing(load_steps(steps, progress.step, cfg.runtime.workers)) as batches,
+    ):
         evaluation = Evaluation(cfg.evaluation, held_out, ask, plan, report, out)
         fit(
             engine,
-            load_steps(steps, progress.step, cfg.runtime.workers),
+            batches,
             plan,
             progress,
             checkpoints,
