@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
     "files": set(),
-    "ranks": set(),
+    "ranks": {"errors"},
     "pipeline": {"config", "errors", "files"},
     "data": {"config", "errors", "files", "ranks"},
     "model": {"config", "errors", "files", "ranks"},

@@ -1,8 +1,14 @@
 """One process is a world of one; tests/train/test_loop.py has two."""
 
+import os
+import subprocess
+import sys
+
+import pytest
 import torch
 
 from vlm import ranks
+from vlm.errors import Hindered
 
 
 def test_without_a_launcher_this_process_is_first_and_alone(monkeypatch):
@@ -21,3 +27,41 @@ def test_the_launcher_says_who_is_first(monkeypatch):
 def test_without_a_gpu_the_device_is_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert ranks.device() == torch.device("cpu")
+
+
+PAIR = """
+import os, signal, sys, torch, torch.distributed as dist
+from vlm import ranks
+from vlm.errors import Hindered
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=ranks.rank(), world_size=2)
+try:
+    with ranks.in_contact():
+        ranks.sum_over_ranks(torch.ones(1))
+        if ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        ranks.sum_over_ranks(torch.ones(1))
+except Hindered as problem:
+    print(problem)
+    os._exit(problem.status)
+"""
+
+
+def test_a_rank_whose_partner_is_killed_says_so_and_asks_to_be_run_again(tmp_path):
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", PAIR, str(tmp_path / "meet")],
+            env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = pair[0].communicate(timeout=120)[0]
+    assert pair[0].returncode == Hindered.status
+    assert said.startswith("lost contact with another rank (") and said.count("\n") == 1
+    assert pair[1].wait() == -9
+
+
+def test_other_errors_stay_as_they_are():
+    with pytest.raises(RuntimeError, match="out of memory"), ranks.in_contact():
+        raise RuntimeError("out of memory")

@@ -1,10 +1,14 @@
 """Ranks: the processes that train together. One process is a world of one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from vlm.errors import Hindered
 
 
 def rank() -> int:
@@ -46,3 +50,19 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized() and world() > 1:
         dist.all_reduce(value)
     return value
+
+
+@contextmanager
+def in_contact() -> Iterator[None]:
+    """Say in one line, inside the block, that another rank is gone: killed, hung, or cut off.
+
+    Raises Hindered then. gloo reports it as a plain RuntimeError that names its own source file.
+    """
+    try:
+        yield
+    except RuntimeError as problem:
+        if not isinstance(problem, dist.DistError) and "/gloo/" not in str(problem):
+            raise
+        raise Hindered(
+            f"lost contact with another rank ({str(problem).splitlines()[0]}); run it again to go on"
+        ) from problem

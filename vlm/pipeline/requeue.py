@@ -89,6 +89,11 @@ def read_legs(path: Path) -> list[Leg]:
     return [Leg(**json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def is_job() -> bool:
+    """Say whether this process is a task of a job."""
+    return VERDICT in os.environ
+
+
 def leave_verdict(problem: Unusable) -> None:
     """Leave, inside a job, the status and the sentence of an error; one that would come again outweighs others."""
     path = os.environ.get(VERDICT)

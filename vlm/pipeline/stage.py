@@ -12,6 +12,7 @@ With a cluster, `work` is left to a job that runs the same script again. Torch e
 import difflib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from vlm.config import ClusterConfig, Executor, RootConfig, counts_in_key
-from vlm.errors import Unusable
+from vlm.errors import Stopped, Unusable
 from vlm.pipeline import artifact, jobs, preflight, requeue, sweep
 from vlm.pipeline.artifact import Artifact, Identity
 from vlm.pipeline.jobs import Job
@@ -81,6 +82,11 @@ class Stage:
             print(line, file=sys.stderr)
             sys.exit(problem.status)
 
+    def _work(self, cfg: RootConfig, inputs: Mapping[str, Artifact], folder: Path) -> None:
+        if not self.distributed and requeue.is_job():
+            signal.signal(signal.SIGUSR2, _stop)  # a training stops by itself, at the end of a step
+        self.work(cfg, {stage: found.path for stage, found in inputs.items()}, folder)
+
     def _run(self, composed: DictConfig, first: bool) -> None:
         cfg = typed(composed)
         base = root = Path(cfg.runs) / cfg.run
@@ -113,15 +119,15 @@ class Stage:
             return
         if cfg.part is not None:
             with artifact.contribute(out, identity, cfg.part) as folder:
-                self.work(cfg, {stage: found.path for stage, found in inputs.items()}, folder)
+                self._work(cfg, inputs, folder)
             say(first, f"{self.name}: share {cfg.part} is done")
             return
         with artifact.publish(out, identity, OmegaConf.to_yaml(composed), first=first, may_grow=may_grow) as folder:
             say(first, f"{self.name}: working in {folder}")
-            folders = {stage: found.path for stage, found in inputs.items()}
             if first:
+                folders = {stage: found.path for stage, found in inputs.items()}
                 preflight.expect(self, cfg, folders, folder, identity.key)
-            self.work(cfg, folders, folder)
+            self._work(cfg, inputs, folder)
         say(first, f"{self.name}: wrote {out}")
         _jobs.extend([out] if choice else [])
 
@@ -203,6 +209,10 @@ def settings_of(composed: DictConfig, nodes: tuple[str, ...]) -> dict[str, Any]:
             value = value[part]
         _flatten(node, value, found)
     return found
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped("asked to stop; run it again to go on")
 
 
 def say(first: bool, line: str) -> None:

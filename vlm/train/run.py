@@ -35,11 +35,13 @@ from vlm.train.report import Report, memory_now, memory_peak
 PLAN = "plan.npy"  # the sample numbers in the order of training: step t has those from t * samples_per_step on
 
 
+@ranks.in_contact()
 def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, ask: Ask | None = None) -> dict[str, Any]:
     """Train the model folder `base` on a split as the settings say; leave model/ in `out`.
 
     Goes on from the newest checkpoint in `out`. `ask` asks the questions of an evaluation. Returns the headline
-    figures. Raises Unusable, before the model is loaded, if shards and model do not belong together.
+    figures. Raises Unusable, before the model is loaded, if shards and model do not belong together; Hindered if another
+    rank is gone.
     """
     held = memory_now()
     if cfg.strategy is Strategy.qlora:
