@@ -78,4 +78,4 @@ def found() -> dict[str, Any]:
 
 @pytest.fixture
 def card() -> HardwareConfig:
-    return CARD
+    return deepcopy(CARD)
