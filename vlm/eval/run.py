@@ -66,7 +66,10 @@ def evaluate(
         for name, task in cfg.tasks.items()
     ]
     if ranks.first():
-        model = {"name": saved.name, "fingerprint": answerer.fingerprint}
+        name = (
+            finetuned.name if cfg.model is None else saved.name
+        )  # no run's name: another run of the same key is equal
+        model = {"name": name, "fingerprint": answerer.fingerprint}
         _write(out, run, results, cfg, seed, model, _curves(saved))
     ranks.barrier()
     return {result.name: headline(result.score) for result in results}

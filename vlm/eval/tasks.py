@@ -90,8 +90,8 @@ def read_questions(name: str, task: TaskConfig, samples: Pictures, chat: Chat | 
 
 
 def where(samples: Pictures) -> str:
-    """Return where samples come from, to be read by a person."""
-    return str(samples.folder) if isinstance(samples, Split) else str(samples)
+    """Return where samples come from, to be read by a person; of a split without its run, whose name changes no figure."""
+    return "/".join(samples.folder.parts[-2:]) if isinstance(samples, Split) else str(samples)
 
 
 def fingerprint(questions: Sequence[Question]) -> str:

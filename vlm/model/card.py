@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from vlm import ranks
 from vlm.config import UNKEYED_NODES, TrainConfig
 
+MEASURED = frozenset({"memory_bytes"})  # of one run on one machine, so not of the training
 HEAD = """---
 library_name: {library}
 pipeline_tag: image-text-to-text
@@ -56,7 +57,9 @@ def write_cards(
     sections = {
         "Data": _data(split, manifest),
         "Recipe": "```yaml\n" + yaml.safe_dump(recipe, sort_keys=False).strip() + "\n```",
-        "Figures": _table(("figure", "value"), [(name, _show(value)) for name, value in _flat(figures)]),
+        "Figures": _table(
+            ("figure", "value"), [(name, _show(value)) for name, value in _flat(figures) if name not in MEASURED]
+        ),
         "Lineage": _table(("stage", "key"), sorted(lineage(inputs).items())),
     }
     body = "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items())
