@@ -6,7 +6,8 @@ Writes  02_shard      <split>/000000.tar …, index.npy, shards.json, rejects.js
 
     python stages/02_shard.py 'data.finetune.sources=[{path: my.json, images: my_images}]'
 
-Run it again to resume.
+Run it again to resume. On a cluster an array of tasks writes the shards, each its share (part=I/N, shards whose number
+leaves I when divided by N), and this script without part= then writes what is missing, the indexes and the manifests.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from vlm.pipeline.stage import Stage, start
 
 
 def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
-    """Shard every split that the settings name."""
+    """Shard every split that the settings name; where cfg.part says so, only write that share of their shards."""
     from vlm.data.sources import check
     from vlm.model.hub import locate
 
@@ -31,11 +32,14 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     locate(cfg.model.vision_tower, "vision tower")
     from vlm.data.chat import Chat
     from vlm.data.inspect import write_preview
-    from vlm.data.shards import build
+    from vlm.data.shards import Share, build, write_share
     from vlm.model.tower import tower_shape
 
     shape = tower_shape(cfg.model.vision_tower, cfg.model.vision_feature_select_strategy)
     chat = Chat.load(str(inputs["00_tokenizer"]), cfg.model.image_token, shape.image_tokens)
+    if cfg.part:
+        write_share(cfg.data, chat, cfg.seed, out, Share(*map(int, cfg.part.split("/"))))
+        return
     write_figures(out, build(cfg.data, chat, cfg.seed, out))
     write_preview(out, chat, cfg.data.runtime.preview, cfg.seed)
 
@@ -45,6 +49,7 @@ stage = Stage(
     ("00_tokenizer",),
     ("seed", "data", "model.base", "model.vision_tower", "model.vision_feature_select_strategy"),
     work,
+    can_be_shared=True,
 )
 
 

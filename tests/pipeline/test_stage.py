@@ -75,6 +75,12 @@ def test_only_when_asked_a_whole_artifact_is_gone_on_with_and_only_where_it_may_
     assert found == [0, 1] and not (tmp_path / "r/01_y.partial").exists()
 
 
+def test_a_stage_that_is_not_done_in_shares_refuses_one(composed, tmp_path):
+    with pytest.raises(SystemExit, match="part=0/2: this stage is not done in shares"):
+        stage_that(lambda cfg, inputs, out: None).run(composed("part=0/2"))
+    assert not list(tmp_path.glob("r/*"))
+
+
 def test_a_missing_input_names_the_stage_to_run(composed):
     stage = stage_that(lambda cfg, inputs, out: None, reads=("00_x",))
     with pytest.raises(SystemExit) as missing:

@@ -104,6 +104,19 @@ def test_a_sweep_shares_what_is_equal_and_ends_with_a_table(pipeline: Pipeline, 
     assert "04_finetune is not there" in said
 
 
+def test_shards_of_an_array_of_tasks_equal_those_of_one_process(pipeline: Pipeline, whole_run):
+    shutil.copytree(whole_run / "00_tokenizer", pipeline.runs / "array/00_tokenizer")
+    tasks = [pipeline.start("02_shard", f"part={task}/2", run="array") for task in (0, 1)]
+    said = [task.communicate(timeout=300)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert "share 1/2 is done" in said[1]
+    partial = pipeline.runs / "array/02_shard.partial/finetune"
+    assert (partial / "000000.tar").is_file() and not (partial / "index.npy").exists()
+    (partial / "000001.json").unlink()  # that task was killed before it committed its shard
+    assert pipeline.run("02_shard", run="array")[0] == 0
+    assert contents(pipeline.runs / "array/02_shard") == contents(whole_run / "02_shard")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_in_the_middle_and_run_again_a_stage_ends_with_the_same_bytes(pipeline, whole_run, stage):

@@ -118,6 +118,8 @@ class Stage:
             cluster.submit(self, cfg, composed, root, identity, waits_for)
             return
         if cfg.part is not None:
+            if not self.can_be_shared:
+                raise Unusable(f"part={cfg.part}: this stage is not done in shares")
             with artifact.contribute(out, identity, cfg.part) as folder:
                 self._work(cfg, inputs, folder)
             say(first, f"{self.name}: share {cfg.part} is done")
