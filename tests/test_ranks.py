@@ -29,6 +29,21 @@ def test_without_a_gpu_the_device_is_the_cpu(monkeypatch):
     assert ranks.device() == torch.device("cpu")
 
 
+@pytest.mark.parametrize(
+    ("ranks_in_all", "asked", "expected"), [("4", None, 1), ("4", 2, 2), ("1", None, 3), ("1", 2, 2)]
+)
+def test_threads_are_those_of_the_settings_whatever_the_launcher_left(monkeypatch, ranks_in_all, asked, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("WORLD_SIZE", ranks_in_all)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)  # as OMP_NUM_THREADS=3 does
+    try:
+        ranks.pin_threads(asked)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
 PAIR = """
 import os, signal, sys, torch, torch.distributed as dist
 from vlm import ranks

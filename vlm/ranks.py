@@ -33,6 +33,18 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def pin_threads(threads: int | None) -> None:
+    """Compute with so many threads on this rank's CPU, whatever a launcher left in OMP_NUM_THREADS.
+
+    Their number decides the order of sums, and with it the last bits of a loss. None: one where there are several
+    ranks; a single process keeps torch's own choice. A rank with a GPU is left as it is.
+    """
+    if threads is None and world() > 1:
+        threads = 1
+    if threads is not None and device().type == "cpu":
+        torch.set_num_threads(threads)
+
+
 def join() -> None:
     """Meet the other ranks, if there are any and they have not met; for work that trains nothing."""
     if world() > 1 and not dist.is_initialized():

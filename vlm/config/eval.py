@@ -65,6 +65,7 @@ class TaskConfig:
 @dataclass
 class EvalRuntime:
     batch_size: int = 64
+    threads: int | None = None  # that one rank computes with on a CPU; null: one if there are several ranks, else all
 
 
 @dataclass
@@ -83,5 +84,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if len(self.compare) not in (0, 2):
             raise Unusable(f"eval.compare=[{','.join(self.compare)}]: it takes two runs, like [before,after]")
+        if self.runtime.threads is not None and self.runtime.threads < 1:
+            raise Unusable(f"eval.runtime.threads={self.runtime.threads} is not at least 1, or null")
         if self.model and self.predictions:
             raise Unusable("eval.model and eval.predictions exclude each other: answers are made, or given")

@@ -133,6 +133,7 @@ class TrainRuntime:
 
     rows_at_once: int = 4  # packs that one rank computes at once
     workers: int = 1  # loader processes of one rank
+    threads: int | None = None  # that one rank computes with on a CPU; null: one if there are several ranks, else all
     recompute: Recompute = Recompute.none  # activation checkpointing of the language model's layers
     compile: bool = False  # torch.compile of the language model's layers
     extend: bool = False  # go on with a run whose epochs or steps were raised; set by extend=true
@@ -181,8 +182,11 @@ class TrainConfig:
             raise Unusable(f"betas={self.betas} are not two numbers")
         if self.skip_above is not None and self.skip_above <= 1:
             raise Unusable(f"skip_above={self.skip_above} would skip steps like any other: take more than 1, or null")
-        if min(self.runtime.save_every, self.runtime.keep, self.runtime.max_skipped) < 1:
+        runtime = self.runtime
+        if min(runtime.save_every, runtime.keep, runtime.max_skipped) < 1:
             raise Unusable("runtime.save_every, keep and max_skipped are at least 1")
+        if runtime.threads is not None and runtime.threads < 1:
+            raise Unusable(f"runtime.threads={runtime.threads} is not at least 1, or null")
         if not 0 <= self.warmup_ratio < 1:
             raise Unusable(f"warmup_ratio={self.warmup_ratio} is not in [0, 1)")
         if self.warmup_steps is not None and self.warmup_steps < 0:

@@ -57,6 +57,7 @@ def evaluate(
         if ranks.first():
             _write(out, run, results, cfg, seed, {"name": cfg.predictions, "fingerprint": None}, {})
         return {result.name: headline(result.score) for result in results}
+    ranks.pin_threads(cfg.runtime.threads)
     saved = _model(cfg, finetuned)
     ranks.join()
     answerer = Answerer(saved, dtype=cfg.dtype)

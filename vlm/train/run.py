@@ -44,6 +44,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     rank is gone.
     """
     held = memory_now()
+    ranks.pin_threads(cfg.runtime.threads)
     if cfg.strategy is Strategy.qlora:
         bitsandbytes()
     if cfg.runtime.wandb and find_spec("wandb") is None:
