@@ -9,17 +9,15 @@ from vlm.pipeline import batch
 from vlm.pipeline.stage import Stage
 
 RANKS = Stage("stages/03_pretrain.py", (), ("seed",), print, distributed=True)
-ASKING = Stage("stages/05_eval.py", (), ("seed",), print, uses_gpu=True)
 SINGLE = Stage("stages/01_assemble.py", (), ("seed",), print)
 GPUS = ClusterConfig(nodes=2, gpus_per_node=4, constraint="a100", partition="gpu", single=SingleTaskConfig("cpu"))
 
 
 def test_each_stage_asks_for_what_it_uses():
-    asked = {stage.name: batch.resources(stage, GPUS) for stage in (RANKS, ASKING, SINGLE)}
+    asked = {stage.name: batch.resources(stage, GPUS) for stage in (RANKS, SINGLE)}
     names = ("nodes", "ntasks_per_node", "gpus_per_node", "partition", "constraint")
     assert {stage: tuple(found.get(name) for name in names) for stage, found in asked.items()} == {
         "03_pretrain": (2, 4, 4, "gpu", "a100"),
-        "05_eval": (1, 1, 1, "gpu", "a100"),
         "01_assemble": (1, 1, None, "cpu", None),
     }
     assert batch.resources_of(RANKS, GPUS) == "2 x 4 tasks, 4 GPUs a node, 8 cores each, 1440 min"

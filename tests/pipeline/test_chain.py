@@ -1,11 +1,15 @@
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from vlm.pipeline import jobs
+from vlm.pipeline.chain import submit_all
+from vlm.pipeline.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[0-9][0-9]_*.py"))
@@ -73,6 +77,29 @@ def test_another_choice_of_settings_is_told_before_anything_is_queued_beside_it(
     code, said = launch("data.max_tokens=77")
     assert code == 1
     assert "02_shard: job" in said and "max_tokens=2048, not 77" in said
+
+
+def test_what_a_later_stage_would_be_refused_for_is_told_before_anything_is_queued(launch, tmp_path):
+    other = {"key": "0", "settings": {"seed": 1}, "inputs": {}, "started": "then"}
+    (tmp_path / "r/04_finetune.partial/checkpoints").mkdir(parents=True)
+    (tmp_path / "r/04_finetune.partial/claim.json").write_text(json.dumps(other))
+    (tmp_path / "r/04_finetune.partial/metrics.jsonl").touch()
+    code, said = launch()
+    assert (code, said.count("\n")) == (1, 1)
+    assert said.startswith("04_finetune: ") and said.endswith("; nothing was queued\n")
+    assert not (tmp_path / "bin/last").exists()
+
+
+def test_a_training_that_cannot_fit_is_refused_before_the_stages_it_reads_are_queued(found, tmp_path, answers):
+    answers(sbatch=[0, "Submitted batch job 41\n", ""])
+    first = Stage("stages/01_x.py", (), ("seed",), print)
+    second = Stage("stages/04_y.py", ("01_x",), ("finetune",), print, distributed=True, estimate=lambda *_: found)
+    words = [f"runs={tmp_path}", "run=r", "+cluster=slurm_a100x4", "hardware.memory_gib=24"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose("config", words)
+    with pytest.raises(SystemExit, match="04_y: it needs 30.0 GiB.*; nothing was queued"):
+        submit_all([first, second], composed)
+    assert not jobs.load_all(tmp_path / "r")
 
 
 def test_a_cluster_is_asked_for(launch, tmp_path):

@@ -22,7 +22,6 @@ def nothing(cfg, inputs, out) -> None:
 SINGLE = Stage("stages/01_assemble.py", (), ("seed",), nothing)
 SHARED = Stage("stages/02_shard.py", (), ("seed",), nothing, can_be_shared=True)
 RANKS = Stage("stages/03_pretrain.py", (), ("seed",), nothing, distributed=True)
-ASKING = Stage("stages/05_eval.py", (), ("seed",), nothing, uses_gpu=True)
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def script(stage: Stage, composed, tmp_path: Path, *, array: int = 1) -> str:
 def test_batch_scripts_are_those_of_the_golden_files(name, composed, tmp_path, answers):
     settings = composed(f"+cluster={name}")
     array = typed(settings).cluster.single.array
-    texts = [script(stage, settings, tmp_path) for stage in (SINGLE, RANKS, ASKING)]
+    texts = [script(stage, settings, tmp_path) for stage in (SINGLE, RANKS)]
     text = "\n".join([*texts, script(SHARED, settings, tmp_path, array=array)])
     golden = GOLDEN / f"{name}.sh"
     if os.environ.get("GOLDEN") == "write":  # GOLDEN=write launch/test.sh tests/pipeline: then read the difference

@@ -16,7 +16,7 @@ class Executor(Enum):
 
 @dataclass
 class SingleTaskConfig:
-    """What the stages that train nothing ask for: 00 and 01 one task, 02 an array of them; 05 also takes a GPU."""
+    """What the stages that run in one process ask for: 00 and 01 one task, 02 an array of them."""
 
     partition: str | None = None  # null: the cluster's
     cpus: int = 8

@@ -95,6 +95,24 @@ def require(path: Path, identity: Identity) -> None:
         raise Unusable(f"{path} was made with {differs}: choose another run=, or delete it")
 
 
+def begun(path: Path, identity: Identity, may_grow: tuple[str, ...]) -> str | None:
+    """Return when work on this artifact began; None if it did not, or may begin anew.
+
+    Raises Unusable if another artifact was begun in its place, unless only settings named in `may_grow` differ.
+    """
+    partial = _partial(path)
+    if not (partial / CLAIM).is_file():
+        return None
+    found = json.loads((partial / CLAIM).read_text())
+    if Identity(found["settings"], found["inputs"]).key == identity.key:
+        return found["started"]
+    extends = identity.extends(found["settings"], found["inputs"], may_grow)
+    if not extends and any(file.name not in BEFORE_WORK for file in _files(partial)):  # else nothing was done yet
+        differs = identity.difference(found["settings"], found["inputs"])
+        raise Unusable(f"{partial} was begun with {differs}: choose another run=, or delete it")
+    return None
+
+
 @contextmanager
 def publish(
     path: Path, identity: Identity, config: str, *, first: bool, may_grow: tuple[str, ...] = ()
@@ -105,7 +123,7 @@ def publish(
     raises Unusable, unless only settings named in `may_grow` differ. Every rank may enter, if the body holds a rendezvous and ends with a barrier; only the
     first one claims and publishes. The lock is the kernel's, so it never outlives its process.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = _partial(path)
     partial.mkdir(parents=True, exist_ok=True)
     if not first:
         yield partial
@@ -115,7 +133,7 @@ def publish(
             _reopen(path, partial)
         if path.exists():  # another process finished it while this one waited to begin
             raise Hindered(f"{path} was just written by another process: run it again")
-        started = _claim(partial, identity, may_grow)
+        started = _claim(path, identity, may_grow)
         (partial / "config.yaml").write_text(config)
         yield partial
         _write_record(partial, identity, started)
@@ -132,7 +150,7 @@ def contribute(path: Path, identity: Identity, share: str) -> Iterator[Path]:
     `share` is I/N. Raises Unusable if the folder was begun with another key, Hindered if another process does the same
     share or works on the whole.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = _partial(path)
     partial.mkdir(parents=True, exist_ok=True)
     number = share.split("/")[0]
     with (
@@ -141,7 +159,7 @@ def contribute(path: Path, identity: Identity, share: str) -> Iterator[Path]:
     ):
         with (path.parent / f".{path.name}.claim.lock").open("w") as claiming:
             fcntl.lockf(claiming, fcntl.LOCK_EX)  # held for a moment, so the others wait
-            _claim(partial, identity, ())
+            _claim(path, identity, ())
         yield partial
 
 
@@ -176,21 +194,18 @@ def _reopen(path: Path, partial: Path) -> None:
     (partial / RECORD).unlink()
 
 
-def _claim(partial: Path, identity: Identity, may_grow: tuple[str, ...]) -> str:
+def _claim(path: Path, identity: Identity, may_grow: tuple[str, ...]) -> str:
     """Mark an empty partial folder as this identity's, or check the mark; return when the work began."""
-    claim = partial / CLAIM
-    if claim.is_file():
-        found = json.loads(claim.read_text())
-        if Identity(found["settings"], found["inputs"]).key == identity.key:
-            return found["started"]
-        extends = identity.extends(found["settings"], found["inputs"], may_grow)
-        if not extends and any(file.name not in BEFORE_WORK for file in _files(partial)):  # else nothing was done yet
-            differs = identity.difference(found["settings"], found["inputs"])
-            raise Unusable(f"{partial} was begun with {differs}: choose another run=, or delete it")
+    if started := begun(path, identity, may_grow):
+        return started
     started = now()
     record = {"settings": identity.settings, "inputs": identity.inputs, "started": started}
-    write_whole(claim, json.dumps(record).encode())
+    write_whole(_partial(path) / CLAIM, json.dumps(record).encode())
     return started
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
 
 
 def _write_record(partial: Path, identity: Identity, started: str) -> None:

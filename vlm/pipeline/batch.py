@@ -40,25 +40,22 @@ def freeze(folder: Path, stage: str, composed: DictConfig, root: Path) -> Path:
 
 def resources(stage: "Stage", cluster: ClusterConfig) -> dict[str, Any]:
     """Return what a stage asks for, as parameters of submitit's executor."""
-    single, gpus = cluster.single, 0
+    single, gpus = cluster.single, cluster.gpus_per_node if stage.distributed else 0
     more = {"mem": single.mem, "requeue": True, "kill-on-invalid-dep": "yes"}
     if stage.distributed:
-        gpus = cluster.gpus_per_node
         more |= {"mem": cluster.mem}
         more |= {"nodes": f"{cluster.min_nodes}-{cluster.nodes}"} if cluster.min_nodes else {}
         asked = {"nodes": cluster.nodes, "ntasks_per_node": cluster.ranks_per_node, "time": cluster.minutes}
     else:
-        gpus = min(1, cluster.gpus_per_node) if stage.uses_gpu else 0
-        asked = {"nodes": 1, "ntasks_per_node": 1, "time": cluster.minutes if gpus else single.minutes}
+        asked = {"nodes": 1, "ntasks_per_node": 1, "time": single.minutes}
     if gpus and cluster.gpu_type:
         more |= {"gpus-per-node": f"{cluster.gpu_type}:{gpus}"}
     elif gpus:
         asked |= {"gpus_per_node": gpus}
-    like_ranks = bool(gpus) or stage.distributed
-    cores = cluster.cpus_per_gpu if like_ranks else single.cpus
+    cores = cluster.cpus_per_gpu if stage.distributed else single.cpus
     return asked | {
-        "partition": cluster.partition if like_ranks else single.partition or cluster.partition,
-        "constraint": cluster.constraint if like_ranks or not cluster.gpus_per_node else None,
+        "partition": cluster.partition if stage.distributed else single.partition or cluster.partition,
+        "constraint": cluster.constraint if stage.distributed or not cluster.gpus_per_node else None,
         "cpus_per_task": cores,
         "signal_delay_s": min(cluster.signal_delay_seconds, 30 * asked["time"]),
         "srun_args": ["--kill-on-bad-exit=1", "--wait=60", f"--cpus-per-task={cores}"],

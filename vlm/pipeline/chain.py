@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from vlm.config import Executor
 from vlm.errors import Unusable
 from vlm.pipeline import follow, jobs
+from vlm.pipeline.artifact import Identity
 from vlm.pipeline.stage import Stage, typed
 
 
@@ -24,6 +25,9 @@ def submit_all(stages: Sequence[Stage], composed: DictConfig) -> None:
             raise Unusable("no cluster is chosen: give +cluster=NAME, or run launch/all.sh without it")
         queues = cfg.cluster.executor is Executor.slurm
         with jobs.locked(root):
+            if queues:
+                _foresee(stages, composed)
+                composed.preflight = "off"  # it was looked at
             for stage in stages:
                 stage.run(composed)
             submitted = jobs.load_all(root) if queues else []
@@ -31,6 +35,16 @@ def submit_all(stages: Sequence[Stage], composed: DictConfig) -> None:
             sys.exit(show(root, wait=cfg.wait))
     except Unusable as problem:
         sys.exit(f"submit: {problem}")
+
+
+def _foresee(stages: Sequence[Stage], composed: DictConfig) -> None:
+    """Leave with status 1 and the reason, with nothing queued, if a stage would be refused."""
+    coming: dict[str, Identity] = {}
+    for stage in stages:
+        try:
+            stage.foresee(composed, coming)
+        except Unusable as problem:
+            sys.exit(f"{stage.name}: {problem}; nothing was queued")
 
 
 def show(root: Path, *, wait: bool) -> int:

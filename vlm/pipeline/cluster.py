@@ -48,7 +48,7 @@ def submit(
             return
         under_way = jobs.live(root, stage.name)
         if under_way:
-            _check_same(under_way, identity)
+            jobs.require(under_way, identity)
             print(
                 f"{stage.name}: already queued as job {under_way.job_id} by {under_way.user}, {under_way.submitted}",
                 flush=True,
@@ -150,15 +150,6 @@ def _clean_environment() -> Iterator[None]:
         yield
 
 
-def _check_same(under_way: Job, identity: Identity) -> None:
-    if under_way.key != identity.key:
-        differs = identity.difference(under_way.settings, under_way.inputs)
-        raise Unusable(
-            f"job {under_way.job_id} of {under_way.user} makes it with {differs}: "
-            f"scancel {under_way.job_id} first, or choose another run="
-        )
-
-
 def run_here(stage: "Stage", cluster: ClusterConfig, config: Path, root: Path) -> None:
     """Run a stage on processes of this machine through submitit's local executor, showing the first one's log.
 
@@ -168,7 +159,7 @@ def run_here(stage: "Stage", cluster: ClusterConfig, config: Path, root: Path) -
     executor = submitit.LocalExecutor(folder=folder)
     executor.update_parameters(
         tasks_per_node=cluster.ranks_per_node if stage.distributed else 1,
-        gpus_per_node=cluster.gpus_per_node if stage.distributed else min(cluster.gpus_per_node, stage.uses_gpu),
+        gpus_per_node=cluster.gpus_per_node if stage.distributed else 0,
         timeout_min=cluster.minutes,
         signal_delay_s=cluster.signal_delay_seconds,
         stderr_to_stdout=True,

@@ -20,6 +20,7 @@ from typing import Any
 
 from vlm.errors import Unusable
 from vlm.files import write_whole
+from vlm.pipeline.artifact import Identity
 
 FOLDER = "jobs"
 ENDED = {
@@ -124,6 +125,19 @@ def live(root: Path, stage: str) -> Job | None:
     """Return a stage's job if it is queued or running."""
     job = load(root, stage)
     return job if job and job.job_id and states([job.job_id])[job.job_id].is_live else None
+
+
+def require(job: Job, identity: Identity) -> None:
+    """Check that a job that is queued or running makes this artifact.
+
+    Raises Unusable, naming what differs.
+    """
+    if job.key != identity.key:
+        differs = identity.difference(job.settings, job.inputs)
+        raise Unusable(
+            f"job {job.job_id} of {job.user} makes it with {differs}: "
+            f"scancel {job.job_id} first, or choose another run="
+        )
 
 
 def find(name: str) -> str | None:

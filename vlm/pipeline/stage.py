@@ -9,9 +9,7 @@
 With a cluster, `work` is left to a job that runs the same script again. Torch enters only inside `work`, so a misspelt setting or a missing input is answered at once.
 """
 
-import difflib
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -24,10 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from vlm.config import ClusterConfig, Executor, RootConfig, counts_in_key
+from vlm.config import Executor, RootConfig, counts_in_key
 from vlm.errors import Stopped, Unusable
 from vlm.pipeline import artifact, jobs, preflight, requeue, sweep
 from vlm.pipeline.artifact import Artifact, Identity
+from vlm.pipeline.complaints import plainly
 from vlm.pipeline.jobs import Job
 
 ALL_NODES = ("model", "data", "pretrain", "finetune", "eval")
@@ -53,7 +52,6 @@ class Stage:
     estimate: preflight.Estimate | None = None  # of a training, from the inputs that are there
     concludes: bool = False  # the last stage: preflight=true ends with the run's total
     may_grow: tuple[str, ...] = ()  # settings that extend=true lets change in work already begun
-    uses_gpu: bool = False  # distributed work does anyway
     can_be_shared: bool = False  # `work` does one share of N where cfg.part says so, and what is missing where not
     needs: Callable[[RootConfig], tuple[str, ...]] | None = None  # which of `reads` these settings ask for; None: all
     given: Callable[[RootConfig], dict[str, str]] | None = None  # hashes of inputs from outside the run, by name
@@ -82,6 +80,42 @@ class Stage:
             print(line, file=sys.stderr)
             sys.exit(problem.status)
 
+    def foresee(self, composed: DictConfig, coming: dict[str, Identity]) -> None:
+        """Refuse, before anything is queued, what a submission of all stages would refuse in the middle.
+
+        `coming` holds what the stages before will make, or have made; this one's is added.
+        Raises Unusable.
+        """
+        cfg = typed(composed)
+        root = Path(cfg.runs) / cfg.run
+        identity = self._identity(cfg, composed, {stage: coming[stage].key for stage in self.read_by(cfg)})
+        coming[self.name] = identity
+        if self._is_whole(cfg, root / self.name, identity):
+            return
+        if job := jobs.live(root, self.name):
+            jobs.require(job, identity)
+            return
+        artifact.begun(root / self.name, identity, self._may_grow(cfg))
+        self.admit(cfg, root)
+
+    def _identity(self, cfg: RootConfig, composed: DictConfig, keys: dict[str, str]) -> Identity:
+        given = self.given(cfg) if self.given else {}
+        return Identity(settings_of(composed, self.settings), keys | given)
+
+    def _is_whole(self, cfg: RootConfig, out: Path, identity: Identity) -> bool:
+        """Say whether the artifact is there and stays as it is.
+
+        Raises Unusable if it is another one.
+        """
+        found = artifact.load(out) if out.exists() else None
+        if found is None or identity.extends(found.settings, found.inputs, self._may_grow(cfg)):
+            return False
+        artifact.require(out, identity)
+        return True
+
+    def _may_grow(self, cfg: RootConfig) -> tuple[str, ...]:
+        return self.may_grow if cfg.extend else ()
+
     def _work(self, cfg: RootConfig, inputs: Mapping[str, Artifact], folder: Path) -> None:
         if not self.distributed and requeue.is_job():
             signal.signal(signal.SIGUSR2, _stop)  # a training stops by itself, at the end of a step
@@ -97,21 +131,17 @@ class Stage:
             say(first, self.preflight(cfg, root))
             return
         out = root / self.name
-        given = self.given(cfg) if self.given else {}
         inputs, waits_for = self._inputs(cfg, root)
-        keys = {stage: found.key for stage, found in inputs.items()} | given
-        identity = Identity(settings_of(composed, self.settings), keys)
+        identity = self._identity(cfg, composed, {stage: found.key for stage, found in inputs.items()})
         if choice:
             sweep.share(base, out, identity.key)
 
-        may_grow = self.may_grow if cfg.extend else ()
-        found = artifact.load(out) if out.exists() else None
-        if found and not identity.extends(found.settings, found.inputs, may_grow):
-            artifact.require(out, identity)
+        if self._is_whole(cfg, out, identity):
             say(first, f"{self.name}: {out} is up to date")
             _jobs.extend([out] if choice else [])
             return
         if cfg.cluster is not None:
+            artifact.begun(out, identity, self._may_grow(cfg))
             self.admit(cfg, root)
             from vlm.pipeline import cluster  # submitit enters only where there is something to submit
 
@@ -124,7 +154,8 @@ class Stage:
                 self._work(cfg, inputs, folder)
             say(first, f"{self.name}: share {cfg.part} is done")
             return
-        with artifact.publish(out, identity, OmegaConf.to_yaml(composed), first=first, may_grow=may_grow) as folder:
+        config, may_grow = OmegaConf.to_yaml(composed), self._may_grow(cfg)
+        with artifact.publish(out, identity, config, first=first, may_grow=may_grow) as folder:
             say(first, f"{self.name}: working in {folder}")
             if first:
                 folders = {stage: found.path for stage, found in inputs.items()}
@@ -183,7 +214,7 @@ def start(main: Callable[[], None]) -> None:
         if _jobs and int(os.environ.get("RANK", "0")) == 0:
             print(sweep.table(_jobs))
     except (HydraException, OmegaConfBaseException) as problem:
-        print(f"{Path(sys.argv[0]).stem}: {_plainly(problem)}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).stem}: {plainly(problem)}", file=sys.stderr)
         sys.exit(2)
     except YAMLError as problem:  # in a file of the user's own: it names the file, the line and the column
         print(f"{Path(sys.argv[0]).stem}: {' '.join(str(problem).split())}", file=sys.stderr)
@@ -231,31 +262,3 @@ def _flatten(name: str, value: object, found: dict[str, Any]) -> None:
             _flatten(f"{name}.{key}", inner, found)
     else:
         found[name] = value
-
-
-def _plainly(problem: Exception) -> str:
-    """Return the sentence that matters of a Hydra or OmegaConf error, with the nearest name where one is wrong."""
-    text = str(problem)
-    if wrong := re.search(r"Could not override '([^']+)'.*|Key '([^']+)' is? ?not in '(\w+)'", text):
-        name = wrong[1] or wrong[2]
-        if name == "cluster":
-            return "a cluster is chosen with a plus: +cluster=NAME"
-        if inner := re.search(r"Key '(\w+)' not in '(?!dict)\w+'", str(problem.__cause__)):
-            name = name if name.endswith(inner[1]) else f"{name}.{inner[1]}"  # a key of a list's element
-        near = difflib.get_close_matches(name, _names(), n=1)
-        return f"there is no setting {name}" + (f": did you mean {near[0]}?" if near else "; --help lists them")
-    if wrong := re.search(
-        r"Could not find '([^']+)'\s+Available options in '[^']+':([^:]*?)(Config search|$)", text, re.S
-    ):
-        return f"there is no conf/{wrong[1]}.yaml: choose one of {', '.join(wrong[2].split())}"
-    reason = str(problem.__cause__).splitlines()[0] if problem.__cause__ else ""
-    first = " ".join(line.strip() for line in text.splitlines()[:3] if line.strip())
-    return first if reason in first else f"{first}: {reason}"
-
-
-def _names() -> list[str]:
-    found: dict[str, Any] = {}
-    _flatten(
-        "", OmegaConf.to_container(OmegaConf.structured(RootConfig(cluster=ClusterConfig())), enum_to_str=True), found
-    )
-    return [name.lstrip(".") for name in found]

@@ -76,43 +76,6 @@ exit $status
 #!/bin/bash
 
 # Parameters
-#SBATCH --cpus-per-task=8
-#SBATCH --dependency=afterok:11:12
-#SBATCH --gpus-per-node=1
-#SBATCH --job-name=05_eval.r.0a1b2c
-#SBATCH --kill-on-invalid-dep=yes
-#SBATCH --mem=64G
-#SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
-#SBATCH --open-mode=append
-#SBATCH --output=RUNS/r/jobs/05_eval/%j_0_log.out
-#SBATCH --requeue
-#SBATCH --signal=USR2@300
-#SBATCH --time=1440
-
-# setup
-echo '$ cd PROJECT && PYTHON PROJECT/stages/05_eval.py --config-dir RUNS/r/jobs --config-name 05_eval.frozen'
-cd PROJECT || exit 1
-export OMP_NUM_THREADS=8
-export HF_HUB_OFFLINE=1
-export TOKENIZERS_PARALLELISM=false
-export NCCL_DEBUG=WARN
-export VLM_VERDICT=RUNS/r/jobs/05_eval/${SLURM_JOB_ID}_verdict.txt
-rm -f "$VLM_VERDICT"
-trap : TERM  # so that this script outlives the ranks and can put the job back
-
-# command
-export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output RUNS/r/jobs/05_eval/%j_%t_log.out --kill-on-bad-exit=1 --wait=60 --cpus-per-task=8 bash -c 'trap '"'"''"'"' USR2; exec PYTHON -u PROJECT/stages/05_eval.py --config-dir RUNS/r/jobs --config-name 05_eval.frozen'
-
-
-# teardown
-status=$?
-PYTHON -m vlm.pipeline.requeue RUNS/r/jobs/05_eval/${SLURM_JOB_ID}_legs.jsonl RUNS/r/05_eval $status --max-requeues=100 --max-failures=3 --max-idle-failures=1 --retry-seconds=60
-exit $status
-#!/bin/bash
-
-# Parameters
 #SBATCH --array=0-7%8
 #SBATCH --cpus-per-task=8
 #SBATCH --dependency=afterok:11:12
