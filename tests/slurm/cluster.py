@@ -244,18 +244,18 @@ SEARCH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
 def wait(what: str, is_true: Callable[[], bool], seconds: float = 30) -> None:
-    """Ask every 50 ms until it is so; a command that fails says no.
+    """Ask every 50 ms, later every second, until it is so; a command that fails says no.
 
     Raises Unavailable after `seconds`.
     """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < seconds:
         try:
             if is_true():
                 return
         except subprocess.SubprocessError:
             pass
-        time.sleep(0.05)
+        time.sleep(min(1, max(0.05, waited / 10)))
     raise Unavailable(f"timed out after {seconds:g} s: {what}")
 
 

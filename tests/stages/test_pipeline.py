@@ -5,26 +5,12 @@ import random
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from vlm.pipeline.predictions import comparison
 
-from .conftest import STAGES, Pipeline
-
-VARIES = ("config.yaml", "report.html", "events.out", "preflight.json")  # hold the name of the run, or times
-
-
-def contents(artifact: Path) -> dict[str, str]:
-    """Return the hashes of an artifact's files that must be equal whenever and however it was made."""
-    record = json.loads((artifact / "artifact.json").read_text())
-    kept = {name: digest for name, digest in record["sha256"].items() if not any(part in name for part in VARIES)}
-    metrics = artifact / "metrics.jsonl"
-    if metrics.is_file():
-        lines = map(json.loads, metrics.open())
-        kept["metrics.jsonl"] = str([(line["step"], line.get("loss"), line.get("held_out/loss")) for line in lines])
-    return kept
+from .conftest import STAGES, Pipeline, contents
 
 
 def test_every_stage_leaves_its_artifact(whole_run):
