@@ -1,4 +1,7 @@
+import multiprocessing
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,10 +10,10 @@ import pytest
 import torch
 
 from vlm.data.index import Split
-from vlm.data.loader import IGNORED, Batch, Steps, check_split, load_steps
+from vlm.data.loader import IGNORED, Batch, Steps, check_split, load_steps, whole_workers
 from vlm.data.pixels import Preprocessing, decode, prepare
 from vlm.data.plan import make_plan
-from vlm.errors import Unusable
+from vlm.errors import Hindered, Unusable
 
 
 @pytest.fixture
@@ -162,6 +165,12 @@ def test_a_fault_in_a_worker_process_names_the_damage(steps_of, tmp_path, tiny_s
     steps.split = Split(folder)
     with pytest.raises(Unusable, match="damaged"):
         list(load_steps(steps, 0, workers=1))
+
+
+def test_a_worker_process_that_is_killed_is_one_line_and_may_be_run_again(steps_of):
+    with pytest.raises(Hindered, match="a process that reads samples was killed"), whole_workers():
+        for _ in load_steps(steps_of(epochs=50.0), 0, workers=1):
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
 
 def test_shards_of_another_tokenizer_are_refused(steps_of):

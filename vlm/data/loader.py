@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from vlm.data.chat import Chat
 from vlm.data.index import Split
 from vlm.data.pixels import Preprocessing, decode, prepare
 from vlm.data.plan import Plan
-from vlm.errors import Unusable
+from vlm.errors import Hindered, Unusable
 
 IGNORED = -100  # the label of a token that the loss does not count
 
@@ -134,6 +135,22 @@ def load_steps(steps: Steps, first_step: int, workers: int) -> Iterator[list[Bat
         if isinstance(micro_batches, Unusable):
             raise micro_batches
         yield micro_batches
+
+
+@contextmanager
+def whole_workers() -> Iterator[None]:
+    """Say in one line that a process which reads ahead was killed, wherever in the block torch comes to tell it.
+
+    Raises Hindered then.
+    """
+    try:
+        yield
+    except RuntimeError as problem:
+        if not str(problem).startswith("DataLoader worker"):
+            raise
+        raise Hindered(
+            "a process that reads samples was killed, perhaps for its memory; run it again to go on"
+        ) from None
 
 
 def _as_it_is(item: list[Batch] | Unusable) -> list[Batch] | Unusable:

@@ -34,7 +34,7 @@ from vlm.data.mixture import Part, parts
 from vlm.data.samples import Reject, Row
 from vlm.data.shard import begin_worker, digests, write, write_shard
 from vlm.data.summary import COUNTS, Sidecar, compact, entries_of, manifest_of, rejects_of, table
-from vlm.errors import Unusable
+from vlm.errors import Hindered, Unusable
 
 REJECTS = "rejects.jsonl"
 LEFT_OUT_ROWS = "left_out.jsonl"  # good samples that are not wanted: on both sides, duplicate, excluded
@@ -153,7 +153,7 @@ def _workers(folder: Path, count: int, assignment: tuple) -> Iterator[Executor]:
         try:
             yield pool
         except BrokenProcessPool:
-            raise Unusable(f"{folder.name}: a worker process was killed, perhaps for its memory: run again") from None
+            raise Hindered(f"{folder.name}: a worker process was killed, perhaps for its memory: run again") from None
 
 
 def _without(rows: Iterable[Row], is_duplicate: np.ndarray) -> Iterator[Row]:

@@ -112,10 +112,15 @@ def take_verdict(path: Path, status: int) -> tuple[int, str]:
     return int(number), words
 
 
-def may_be_put_back(job: str) -> bool:
-    """Say whether SLURM still regards the job as running, or as ended by its time limit; not cancelled or put back."""
+def may_be_put_back(job: str, restart: int) -> bool:
+    """Say whether SLURM still regards this start of the job as running, or as ended by its time limit.
+
+    It does not if the job was cancelled or put back; nor if it runs elsewhere since SLURM lost sight of this node.
+    """
     shown = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True).stdout
     fields = dict(word.split("=", 1) for word in shown.split() if "=" in word)
+    if fields.get("Restarts") != str(restart):
+        return False
     return fields.get("JobState") == "RUNNING" or fields.get("Reason") == "TimeLimit"
 
 
@@ -145,7 +150,7 @@ def main() -> None:
     leg = decide(status, words, progress_of(asked.artifact), restart, read_legs(asked.legs), limits)
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-    if leg.put_back and not may_be_put_back(job):
+    if leg.put_back and not may_be_put_back(job, restart):
         leg = Leg(restart, status, leg.progress, why="cancelled, or put back by SLURM itself")
     with asked.legs.open("a") as file:
         file.write(json.dumps(asdict(leg)) + "\n")

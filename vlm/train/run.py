@@ -14,7 +14,7 @@ from vlm import ranks
 from vlm.config import ADAPTED, Dtype, Strategy, TrainConfig
 from vlm.data.chat import Chat
 from vlm.data.index import Split
-from vlm.data.loader import Steps, check_split, load_steps
+from vlm.data.loader import Steps, check_split, load_steps, whole_workers
 from vlm.data.pixels import Preprocessing
 from vlm.errors import Unusable
 from vlm.model.export import link_folder, save_weights, stored_dtype
@@ -36,12 +36,13 @@ PLAN = "plan.npy"  # the sample numbers in the order of training: step t has tho
 
 
 @ranks.in_contact()
+@whole_workers()
 def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, ask: Ask | None = None) -> dict[str, Any]:
     """Train the model folder `base` on a split as the settings say; leave model/ in `out`.
 
     Goes on from the newest checkpoint in `out`. `ask` asks the questions of an evaluation. Returns the headline
     figures. Raises Unusable, before the model is loaded, if shards and model do not belong together; Hindered if another
-    rank is gone.
+    rank or a loader's process is gone.
     """
     held = memory_now()
     ranks.pin_threads(cfg.runtime.threads)
