@@ -7,7 +7,7 @@ from transformers import LlavaForConditionalGeneration
 
 from vlm.config import LoraConfig
 from vlm.errors import Unusable
-from vlm.train.adapters import layers_hit, merged, pattern_of, save_adapter, with_adapters
+from vlm.train.adapters import layers_hit, merged, save_adapter, with_adapters
 
 LORA = LoraConfig(rank=4, alpha=8.0, dropout=0.0, targets=["q_proj", "k_proj", "v_proj"])
 
@@ -26,7 +26,7 @@ def test_adapters_never_reach_the_towers_attention(llava, more):
 
 def test_a_regex_of_the_users_is_taken_as_it_is_and_what_it_hits_is_said(llava, capsys):
     lora = replace(LORA, targets=None, targets_regex=r"layers\.1\.mlp\.(up|down)_proj|layers\.0\.self_attn\.q_proj")
-    assert layers_hit(llava, pattern_of(lora)) == [
+    assert layers_hit(llava, lora) == [
         "model.language_model.layers.0.self_attn.q_proj",
         "model.language_model.layers.1.mlp.up_proj",
         "model.language_model.layers.1.mlp.down_proj",
@@ -38,12 +38,13 @@ def test_a_regex_of_the_users_is_taken_as_it_is_and_what_it_hits_is_said(llava, 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"targets": ["c_attn"]}, "name no layer of the language model, which has down_proj, gate_proj, k_proj"),
-        ({"targets": None, "targets_regex": r"vision_tower\..*"}, "name no layer"),
+        ({"targets": ["c_attn"]}, "c_attn names no layer of the language model, which has down_proj, gate_proj"),
+        ({"targets": ["q_proj", "qproj"]}, "lora.targets: qproj names no layer of the language model"),
+        ({"targets": None, "targets_regex": r"vision_tower\..*"}, r"targets_regex=vision_tower\..* names no layer"),
         ({"targets": None, "targets_regex": "layers.0.mlp"}, "layers.0.mlp, which is a Qwen2MLP, not a linear layer"),
         ({"targets": None, "targets_regex": "(q_proj"}, "is no regular expression"),
     ],
-    ids=["other names", "the tower", "a block", "unbalanced"],
+    ids=["other names", "one misspelt", "the tower", "a block", "unbalanced"],
 )
 def test_targets_that_cannot_be_adapted_are_refused_in_one_line(llava, more, said):
     with pytest.raises(Unusable) as refused:

@@ -79,6 +79,14 @@ def test_a_part_that_trains_without_a_rate_is_refused(settings, tiny_model, tiny
     refused(settings, tiny_model, tiny_shards / "finetune", tmp_path, monkeypatch, match, **changes)
 
 
+def test_targets_that_name_nothing_leave_no_work_begun(settings, tiny_model, tiny_shards, tmp_path):
+    cfg = settings(Strategy.lora)
+    cfg.lora = replace(cfg.lora, targets=["qproj"])
+    with pytest.raises(Unusable, match="qproj names no layer"):
+        train(cfg, 0, base=tiny_model, split=tiny_shards / "finetune", out=tmp_path)
+    assert not list(tmp_path.iterdir())  # so the same run takes the corrected settings
+
+
 def test_missing_shards_are_refused(settings, tiny_model, tiny_shards, tmp_path, monkeypatch):
     refused(settings, tiny_model, tiny_shards / "nothing", tmp_path, monkeypatch, "holds no shards")
 

@@ -23,10 +23,10 @@ INSIDE = r".*\blanguage_model\."  # where targets are looked for: names like q_p
 def with_adapters(llava: LlavaForConditionalGeneration, lora: LoraConfig, *, projector: bool) -> PeftModel:
     """Put adapters on the layers that `lora` names; with `projector` it trains, and is kept, beside them.
 
-    Raises Unusable if the targets name nothing, or something that is no linear layer.
+    Raises Unusable if a target names nothing, or something that is no linear layer.
     """
     pattern = pattern_of(lora)
-    hit = layers_hit(llava, pattern)
+    hit = layers_hit(llava, lora)
     scale = lora.alpha / (lora.rank**0.5 if lora.rslora else lora.rank)
     if ranks.first():
         counts = ", ".join(f"{name} ×{count}" for name, count in Counter(n.rpartition(".")[2] for n in hit).items())
@@ -58,20 +58,21 @@ def pattern_of(lora: LoraConfig) -> str:
     return INSIDE + f"(?:{lora.targets_regex})"
 
 
-def layers_hit(llava: LlavaForConditionalGeneration, pattern: str) -> list[str]:
-    """Return the names of the layers that a pattern matches.
+def layers_hit(llava: LlavaForConditionalGeneration, lora: LoraConfig) -> list[str]:
+    """Return the names of the layers that the targets match.
 
-    Raises Unusable if there are none, or one is no linear layer.
+    Raises Unusable if one of them matches none, or a layer that is not linear.
     """
-    hit = {name: layer for name, layer in llava.named_modules() if re.fullmatch(pattern, name)}
-    kinds = {
-        n.rpartition(".")[2] for n, layer in llava.model.language_model.named_modules() if isinstance(layer, nn.Linear)
-    }
-    if not hit:
-        raise Unusable(
-            f"lora.targets {pattern.removeprefix(INSIDE)} name no layer of the language model, which has "
-            f"{', '.join(sorted(kinds))}"
-        )
+    hit = {name: layer for name, layer in llava.named_modules() if re.fullmatch(pattern_of(lora), name)}
+    missed = [target for target in lora.targets or () if not any(name.endswith(f".{target}") for name in hit)]
+    if missed or not hit:
+        linear = {
+            n.rpartition(".")[2]
+            for n, layer in llava.model.language_model.named_modules()
+            if isinstance(layer, nn.Linear)
+        }
+        said = f"lora.targets: {', '.join(missed)}" if lora.targets else f"lora.targets_regex={lora.targets_regex}"
+        raise Unusable(f"{said} names no layer of the language model, which has {', '.join(sorted(linear))}")
     for name, layer in hit.items():
         if not isinstance(layer, nn.Linear):
             raise Unusable(f"lora.targets also name {name}, which is a {type(layer).__name__}, not a linear layer")

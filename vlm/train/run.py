@@ -58,13 +58,14 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     join_ranks()
     if ranks.first():
         print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
-        np.save(out / PLAN, plan.order)
     how = Preprocessing.load(base)
     rows = cfg.runtime.rows_at_once
     steps = Steps(shards, plan, chat, how, rank=ranks.rank(), ranks=ranks.world(), rows_at_once=rows)
     steps.check(plan.samples(0)[:4].tolist())
     held_out = _held_out(cfg, seed, split, chat, how) if cfg.evaluation.is_on else None
     model, trainees, engine = _start(cfg, seed, base)
+    if ranks.first():
+        np.save(out / PLAN, plan.order)  # not before: settings that are refused leave no work begun
     recipe = _recipe(cfg, seed, shards, base)
     checkpoints = Checkpoints(out / "checkpoints", trainees, plan, recipe, cfg.runtime)
     progress = checkpoints.resume(engine)
