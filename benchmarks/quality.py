@@ -155,11 +155,11 @@ def train(peer: Peer, rate: float, base: Path, corpus: Path, count: int, seed: i
     return took
 
 
-def run_stages(run: str, seed: int) -> None:
+def run_stages(run: str, seed: int, epochs: float) -> None:
     """Bring a run of the pipeline to its end; what is there is not done again."""
+    settings = [f"run={run}", f"seed={seed}", "finetune=lora", f"finetune.epochs={epochs:g}"]
     for stage in STAGES:
-        command = [sys.executable, f"stages/{stage}.py", f"run={run}", f"seed={seed}", "finetune=lora"]
-        subprocess.run(command, cwd=ROOT, check=True)
+        subprocess.run([sys.executable, f"stages/{stage}.py", *settings], cwd=ROOT, check=True)
 
 
 def ours(run: Path) -> dict[str, Any]:
@@ -219,9 +219,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", default="quality", help="the pipeline's run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=float, default=2, help="of stage 04 (default: %(default)s)")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
     chosen = parser.parse_args()
-    run_stages(chosen.run, chosen.seed)
+    run_stages(chosen.run, chosen.seed, chosen.epochs)
     run, corpus = ROOT / "runs" / chosen.run, ROOT / "demo/corpus"
     found: dict[str, dict[str, Any]] = {"stages 03 and 04": ours(run)}
     for name in chosen.peers:
