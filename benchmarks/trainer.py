@@ -95,11 +95,19 @@ class Clock(TrainerCallback):
 
 
 def train(
-    cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, rows: int, deepspeed: dict | None = None
+    cfg: TrainConfig,
+    seed: int,
+    *,
+    base: Path,
+    split: Path,
+    out: Path,
+    rows: int,
+    deepspeed: dict | None = None,
+    recompute: bool = True,
 ) -> Clock:
     """Train a model folder on a split, `rows` samples at once; return what each step took and its loss.
 
-    A checkpoint is left in `out` at the end if `deepspeed` names a config.
+    A checkpoint is left in `out` at the end if `deepspeed` names a config. Without `recompute` all activations are held.
     """
     bfloat16 = cfg.dtype is Dtype.bfloat16
     model = LlavaForConditionalGeneration.from_pretrained(
@@ -121,7 +129,7 @@ def train(
         weight_decay=cfg.weight_decay,
         max_grad_norm=cfg.max_grad_norm,
         bf16=bfloat16,
-        gradient_checkpointing=True,
+        gradient_checkpointing=recompute,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=1,
         save_strategy="steps" if deepspeed else "no",

@@ -1,0 +1,101 @@
+"""LLaMA-Factory as a contestant, with and without `neat_packing`.
+
+The texts are those of our chat template, under a template of its own registry that adds nothing to them. It reads
+pictures and tokens itself, as its users run it.
+"""
+
+import importlib.util
+import json
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+if importlib.util.find_spec("torchaudio") is None:  # it is imported for sound, of which there is none
+    sys.modules["torchaudio"] = ModuleType("torchaudio")
+    sys.modules["torchaudio"].__spec__ = ModuleSpec("torchaudio", None)
+
+import torch
+from llamafactory.data.formatter import StringFormatter
+from llamafactory.data.mm_plugin import get_mm_plugin
+from llamafactory.data.template import register_template
+from llamafactory.train.tuner import run_exp
+
+from benchmarks.turns import Turns, losses_of_transformers
+
+FROZEN = {"projector": (True, False, True), "full": (False, False, False), "lora": (True, False, True)}
+
+
+def main() -> None:
+    """Train as the settings file says, a step a turn."""
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    turns, losses = Turns(), losses_of_transformers()
+    turns.begin()
+    register_template(
+        name="written",  # the prompt is whole already
+        format_user=StringFormatter(slots=["{{content}}"]),
+        format_assistant=StringFormatter(slots=["{{content}}"]),
+        mm_plugin=get_mm_plugin(name="llava", image_token="<image>"),
+    )
+    out = Path(asked["out"])
+    records = [
+        {
+            "messages": [
+                {"role": "user", "content": record["prompt"]},
+                {"role": "assistant", "content": record["answer"]},
+            ],
+            "images": record["images"],
+        }
+        for record in json.loads(Path(asked["listed"]).read_text())
+    ]
+    (out / "records.json").write_text(json.dumps(records))
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    columns = {"messages": "messages", "images": "images"}
+    listed = {"records": {"file_name": "records.json", "formatting": "sharegpt", "columns": columns, "tags": tags}}
+    (out / "dataset_info.json").write_text(json.dumps(listed))
+    tower, projector, language = FROZEN[asked["strategy"]]
+    how: dict = {"finetuning_type": "full"}
+    if asked["strategy"] == "lora":
+        how = {
+            "finetuning_type": "lora",
+            "lora_rank": asked["lora"]["rank"],
+            "lora_alpha": int(asked["lora"]["alpha"]),
+            "lora_target": ",".join(asked["lora"]["targets"]),
+            "additional_target": "multi_modal_projector",
+        }
+    packs = asked["packing"]
+    run_exp(
+        {
+            "stage": "sft",
+            "do_train": True,
+            "model_name_or_path": asked["model"],
+            "dataset": "records",
+            "dataset_dir": str(out),
+            "template": "written",
+            "cutoff_len": asked["pack_tokens"],
+            "neat_packing": packs,
+            "flash_attn": "sdpa",
+            "freeze_vision_tower": tower,
+            "freeze_multi_modal_projector": projector,
+            "freeze_language_model": language,
+            "disable_gradient_checkpointing": not asked["recompute"],
+            "output_dir": str(out / "saved"),
+            # a step takes the whole corpus, in however many packs
+            "per_device_train_batch_size": 1 if packs else asked["rows"],
+            "gradient_accumulation_steps": asked["samples"] // (1 if packs else asked["rows"]),
+            "num_train_epochs": asked["steps"],
+            "learning_rate": asked["rate"],
+            "lr_scheduler_type": "cosine",
+            "bf16": asked["bfloat16"],
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "use_cpu": not torch.cuda.is_available(),
+            **how,
+        }
+    )
+    turns.end(losses=losses)
+
+
+if __name__ == "__main__":
+    main()
