@@ -82,7 +82,7 @@ def make(folder: Path, samples: int, record_bytes: int) -> None:
     """Write a split whose index has `samples` rows, and a JSON list of as many records."""
     listed = make_corpus(folder / "corpus", CC3M, REAL, seed=0)
     source = SourceConfig(path=str(listed), images=str(folder / "corpus/images"))
-    data = DataConfig(finetune=SplitConfig(sources=[source]), runtime=ShardRuntime(workers=1, preview=0))
+    data = DataConfig(finetune=SplitConfig(sources=[source]), runtime=ShardRuntime(workers=1))
     checks = Checks(small_chat(), Form.chat, data.max_tokens, data.max_pixels)
     write_split(folder / "split", read(source), [source.label], checks, data)
     rows = np.load(folder / "split" / INDEX)

@@ -170,9 +170,7 @@ def make(folder: Path, width: int, layers: int, inside: int) -> None:
     corpus = SourceConfig(
         path=str(make_corpus(folder / "corpus", CC3M, 64, seed=0)), images=str(folder / "corpus/images")
     )
-    data = DataConfig(
-        finetune=SplitConfig(sources=[corpus], form=Form.chat), runtime=ShardRuntime(workers=1, preview=0)
-    )
+    data = DataConfig(finetune=SplitConfig(sources=[corpus], form=Form.chat), runtime=ShardRuntime(workers=1))
     shard(data, Chat.of_model(folder / "model"), 0, folder / "shards")
 
 

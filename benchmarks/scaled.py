@@ -122,7 +122,7 @@ def make_shards(folder: Path, model: Path, samples: list[tuple[bool, int, int]],
     listed.write_text(json.dumps(records))
     source = SourceConfig(path=str(listed), images=str(folder / "images"))
     data = DataConfig(
-        finetune=SplitConfig(sources=[source], form=form), runtime=ShardRuntime(workers=1, preview=0), max_tokens=2048
+        finetune=SplitConfig(sources=[source], form=form), runtime=ShardRuntime(workers=1), max_tokens=2048
     )
     shard(data, Chat.of_model(model), 0, folder / "shards")
     return folder / "shards/finetune"

@@ -43,7 +43,10 @@ Figures = dict[str, list[float]]  # of each contender, by round
 class Unchecked(Checks):
     """Takes every row as it is, to time the writing alone."""
 
-    def of(self, row):  # noqa: ANN001, ANN201, D102
+    def lengths(self, row):  # noqa: ANN001, ANN201, D102
+        return None
+
+    def of(self, row, lengths):  # noqa: ANN001, ANN201, D102
         pictures = [Picture(image.read(), "jpg", 1, 1) for image in row.sample.images]
         return Checked(row.sample, pictures, 1, 1, 0, NONE)
 
@@ -88,9 +91,7 @@ def shard(corpus: Corpus, out: Path, chat: Chat, checks: type[Checks], workers: 
     """Run stage 02's writing, from the JSON list to the index."""
     source = SourceConfig(path=str(corpus.listed), images=str(corpus.listed.parent / "images"))
     split = SplitConfig(sources=[source], form=Form.chat)
-    data = DataConfig(
-        finetune=split, samples_per_shard=corpus.count // SHARDS, runtime=ShardRuntime(workers=workers, preview=0)
-    )
+    data = DataConfig(finetune=split, samples_per_shard=corpus.count // SHARDS, runtime=ShardRuntime(workers=workers))
     written = write_split(
         out, read(source), [source.label], checks(chat, Form.chat, data.max_tokens, data.max_pixels), data
     )

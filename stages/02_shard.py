@@ -5,6 +5,7 @@ Reads   00_tokenizer  to count tokens
 Writes  02_shard      <split>/000000.tar …, index.npy, shards.json, rejects.jsonl; preview.html
 
     python stages/02_shard.py 'data.finetune.sources=[{path: my.json, images: my_images}]'
+    python stages/02_shard.py data.preview=100     how many samples of each source preview.html shows
 
 Run it again to resume. On a cluster an array of tasks writes the shards, each its share (part=I/N, shards whose number
 leaves I when divided by N), and this script without part= then writes what is missing, the indexes and the manifests.
@@ -41,7 +42,7 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
         write_share(cfg.data, chat, cfg.seed, out, Share(*map(int, cfg.part.split("/"))))
         return
     write_figures(out, build(cfg.data, chat, cfg.seed, out))
-    write_preview(out, chat, cfg.data.runtime.preview, cfg.seed)
+    write_preview(out, chat, cfg.data.preview, cfg.seed)
 
 
 stage = Stage(

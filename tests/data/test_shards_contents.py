@@ -183,6 +183,6 @@ def test_a_disk_that_fails_leaves_no_half_file(many, data_of, tiny_chat, tmp_pat
 
 
 def test_a_worker_that_is_killed_is_one_line(many, data_of, tiny_chat, tmp_path, monkeypatch):
-    monkeypatch.setattr(Checks, "of", lambda checks, row: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(Checks, "of", lambda checks, row, lengths: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(Hindered, match="a worker process was killed"):
         build(data_of(mine=many), tiny_chat, 0, tmp_path)

@@ -74,6 +74,12 @@ def test_of_equally_frequent_answers_the_first_is_taken():
     assert most_frequent(["c", "a", "b", "b", "a"]) == "a"
 
 
+def test_an_empty_answer_is_not_taught_however_frequent():
+    assert most_frequent(["", "c", "", " ", "b"]) == "c"
+    with pytest.raises(Reject, match="no_answer: all its answers are empty"):
+        most_frequent(["", " "])
+
+
 def test_what_follows_a_question_is_a_setting(vqa):
     asks = [vqa({"questions": QUESTIONS}, {"annotations": ANNOTATIONS}, prompt=p)[0] for p in ("Be brief.", "")]
     assert [row.sample.turns[0].text for row in asks] == ["<image>\nWhat is it 0?\nBe brief.", "<image>\nWhat is it 0?"]

@@ -2,8 +2,8 @@
 
 The values live in conf/; here is what they may be. One root config serves all six stages, so that one
 preset describes a whole run. Settings under a node named `runtime` or `deepspeed` say how the work is
-done, not what comes out, so they do not count in an artifact's key; nor do those under `evaluation`, as
-long as it only looks.
+done, not what comes out, so they do not count in an artifact's key; nor do `preview`, and those under
+`evaluation` as long as it only looks.
 """
 
 import re
@@ -89,7 +89,7 @@ __all__ = [
     "counts_in_key",
 ]
 
-UNKEYED_NODES = frozenset({"runtime", "deepspeed"})
+UNKEYED_NODES = frozenset({"runtime", "deepspeed", "preview"})
 
 
 def counts_in_key(node: str, value: object) -> bool:

@@ -1,5 +1,6 @@
 """Settings of stage 02."""
 
+import os
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -106,8 +107,16 @@ class SplitConfig:
 
 @dataclass
 class ShardRuntime:
-    workers: int = 2  # processes that check pictures and write shards
-    preview: int = 24  # samples of each source shown in preview.html; 0: no page
+    workers: int | None = None  # processes that check pictures and write shards; null: one for each core there is
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise Unusable(f"data.runtime.workers={self.workers} is not at least 1")
+
+    @property
+    def processes(self) -> int:
+        """Workers; where none are named, the cores that SLURM gave the task or that this process may use."""
+        return self.workers or int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) or len(os.sched_getaffinity(0))
 
 
 @dataclass
@@ -128,6 +137,7 @@ class DataConfig:
     )  # JPEG, PNG and WebP are kept as they are; WebP is smaller and slower to write
     samples_per_shard: int = 1000
     max_reject_fraction: float = 0.01  # the stage fails above it
+    preview: int = 24  # samples of each source shown in preview.html; 0: no page; not in the key
     runtime: ShardRuntime = field(default_factory=ShardRuntime)
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from vlm.config import Form
 from vlm.data.samples import IMAGE, Reject, Turn
 from vlm.errors import Unusable
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 MARK = re.compile(r"⟦(\d+)⟧")  # stands for the text of a turn while a template is taken apart
 
 
@@ -235,7 +236,7 @@ def check(turns: tuple[Turn, ...], images: int) -> None:
     if not spoken or len(spoken) % 2 or [turn.role for turn in spoken] != ["user", "assistant"] * (len(spoken) // 2):
         raise Reject("roles", "turns do not alternate human, gpt: " + ", ".join(turn.role for turn in turns))
     for number, turn in enumerate(turns):
-        if any("\ud800" <= letter <= "\udfff" for letter in turn.text):
+        if not turn.text.isascii() and SURROGATE.search(turn.text):
             raise Reject("text", f"turn {number} holds half a character (a lone surrogate)")
         if turn.role == "assistant" and not turn.text.strip():
             raise Reject("empty_answer", f"turn {number} is an answer without text")

@@ -163,7 +163,7 @@ def visible(text: str) -> str:
 
 
 def picture_of(data: bytes) -> str:
-    """Return a picture as HTML that holds its own data, with the square that `crop` would keep dashed in it."""
+    """Return a picture as HTML that holds its own data, with the square that geometry=crop keeps dashed in it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own size warning: stage 02 has accepted the picture
         picture = to_rgb(Image.open(io.BytesIO(data)))
@@ -174,7 +174,7 @@ def picture_of(data: bytes) -> str:
     encoded = base64.b64encode(saved.getvalue()).decode()
     side, top = (50 * (edge - min(width, height)) / edge for edge in (width, height))  # percent, on either side
     crop = "" if width == height else f'<i style="inset:{top:.2f}% {side:.2f}%"></i>'
-    note = "" if width == height else " · dashed: kept by crop"
+    note = "" if width == height else " · dashed: what geometry=crop keeps"
     return (
         f'<figure><div class="shown"><img alt="" loading="lazy" src="data:image/jpeg;base64,{encoded}">{crop}</div>'
         f'<figcaption class="num">{width} × {height}{note}</figcaption></figure>'

@@ -51,6 +51,8 @@ def parts(name: str, split: SplitConfig, seed: int) -> dict[str, Part]:
 
 def is_held_out(row: Row, seed: int, fraction: float, folder: str = "") -> bool | None:
     """Decide by the row's pictures (or its id, without any); None if they fall on both sides."""
+    if not fraction:
+        return False
     images = row.sample.images if isinstance(row.sample, Sample) else ()
     names = {normalised(f"{folder}/{image.name}") for image in images} or {f"{row.source}/{row.id}"}
     sides = {draw(seed, name) < fraction * 2**64 for name in names}

@@ -26,7 +26,8 @@ from vlm.errors import Unusable
 # Formats that are told by their first bytes; Pillow knows others that run programs (EPS) or accept any bytes (TGA).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "PCX")
 JPEGS = ("JPEG", "MPO")
-STORED = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # formats whose bytes are kept as they are
+STORED = {"PNG": "png", "WEBP": "webp"}  # formats whose bytes are kept as they are, besides JPEG
+JPEG_BLOCK = 8  # pixels: at an eighth of its size a block of coefficients is one pixel
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}  # ISO/IEC 23008-12, annex B
 MAX_ASPECT = 200  # of the long to the short edge: beyond it nothing is left of a resized picture but memory
 MAX_BYTES = 256 * 2**20  # of a picture's file: twice what the largest photographs take
@@ -43,6 +44,7 @@ UNDO = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TURNED = {5, 6, 7, 8}  # of these, the ones that lie on their side
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ def inspect(data: bytes, max_pixels: int, max_bytes: int = MAX_BYTES, others: St
         picture = _open(data)
         _check_size(picture, max_pixels)
         try:
-            rgb = _luma(picture) if picture.format in JPEGS else to_rgb(picture)
+            if picture.format in JPEGS:
+                return Picture(data, "jpg", *_decoded_size(picture))
+            rgb = to_rgb(picture)
         except Exception as problem:  # Pillow raises many kinds on hostile bytes
             raise Reject("corrupt", _first_line(problem)) from None
     _check_size(rgb, max_pixels)  # an icon may hold more than its header says
@@ -137,10 +141,14 @@ def _open(data: bytes) -> Image.Image:
         raise Reject("too_large" if is_bomb else "corrupt", line) from None
 
 
-def _luma(picture: Image.Image) -> Image.Image:
-    """Return a JPEG upright, in grey: all its bytes are decoded, but no time goes into colours that nobody looks at."""
-    picture.draft("L", picture.size)  # a CMYK picture stays as it is
-    return _upright(picture)
+def _decoded_size(picture: Image.Image) -> tuple[int, int]:
+    """Return the size of an upright JPEG after all its bytes were decoded, as a grey miniature: what can fail is the
+    reading of its coefficients, so no time goes into pixels that nobody looks at.
+    """
+    size = picture.size
+    picture.draft("L", tuple(max(1, edge // JPEG_BLOCK) for edge in size))  # a CMYK picture keeps its colours
+    picture.load()
+    return size[::-1] if _orientation(picture) in TURNED else size
 
 
 def _check_size(picture: Image.Image, max_pixels: int) -> None:
@@ -177,13 +185,18 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 def _upright(picture: Image.Image) -> Image.Image:
     picture.load()
-    if picture.format in JPEGS and not {"exif", "xmp"} & picture.info.keys():
-        return picture  # most: asking Pillow takes longer than looking here
-    try:
-        orientation = picture.getexif().get(ORIENTATION)
-    except Exception:  # broken EXIF says nothing of the pixels
-        return picture
+    orientation = _orientation(picture)
     return picture.transpose(UNDO[orientation]) if orientation in UNDO else picture
+
+
+def _orientation(picture: Image.Image) -> object:
+    """Return what a loaded picture's EXIF says of its orientation, if anything."""
+    if picture.format in JPEGS and not {"exif", "xmp"} & picture.info.keys():
+        return None  # most: asking Pillow takes longer than looking here
+    try:
+        return picture.getexif().get(ORIENTATION)
+    except Exception:  # broken EXIF says nothing of the pixels
+        return None
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:

@@ -35,7 +35,12 @@ def begin_worker(parent: int, *assignment: object) -> None:
     global _assignment  # noqa: PLW0603 - set once in each worker process
     _assignment = assignment
     gc.freeze()  # what was imported stays: the collector need not look through it again
-    if sys.platform == "linux":  # a worker must not outlive a killed run and write beside the next one
+    end_with(parent)
+
+
+def end_with(parent: int) -> None:
+    """Have this process killed with its parent: it must not outlive a killed run and write beside the next one."""
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it was killed before that
             os._exit(1)
@@ -57,9 +62,9 @@ def write_shard(number: int, rows: list[Row]) -> Sidecar:
     sidecar["cut_turns"] = 0
     end, digest = 0, hashlib.sha256()
     with written_or_unusable(path) as shard:
-        for at, row in enumerate(rows):
+        for at, (row, lengths) in enumerate(zip(rows, [*map(checks.lengths, rows)], strict=True)):
             try:
-                good = checks.of(row)
+                good = checks.of(row, lengths)
             except Reject as reason:
                 found = {"source": row.source, "id": row.id, "reason": reason.code, "detail": reason.detail}
                 sidecar["rejects"].append(found)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from vlm.config import DataConfig
 from vlm.data.chat import Chat
@@ -31,6 +30,7 @@ from vlm.data.duplicates import is_repeated
 from vlm.data.index import INDEX, MANIFEST, shard_name
 from vlm.data.lengths import write_lengths
 from vlm.data.mixture import Part, parts
+from vlm.data.progress import progress
 from vlm.data.samples import Reject, Row
 from vlm.data.shard import begin_worker, digests, write, write_shard
 from vlm.data.summary import COUNTS, Sidecar, compact, entries_of, manifest_of, rejects_of, table
@@ -91,7 +91,7 @@ def jobs_of(data: DataConfig, chat: Chat, seed: int) -> list[SplitJob]:
 
     Raises Unusable if there is none, or two of its sources share a name.
     """
-    excluded = Excluded.of(data.exclude, data.exclude_distance, data.max_pixels, data.runtime.workers)
+    excluded = Excluded.of(data.exclude, data.exclude_distance, data.max_pixels, data.runtime.processes)
     jobs = []
     for name, split in (("pretrain", data.pretrain), ("finetune", data.finetune)):
         sources = [source.label for source in (*split.sources, *split.held_out)]
@@ -130,19 +130,17 @@ def _sidecars(
     The rows are gone through twice where duplicates are dropped: what is one is known before a shard is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    ahead = 2 * data.runtime.workers
+    workers, size = data.runtime.processes, data.samples_per_shard
+    ahead = 2 * workers
     with (
-        tqdm(desc=f"02_shard {folder.name}", unit=" samples", unit_scale=True) as bar,
-        _workers(folder, data.runtime.workers, (folder, checks, sources)) as pool,
+        progress(f"02_shard {folder.name}", lambda: _count(rows, size, share)) as tell,
+        _workers(folder, workers, (folder, checks, sources)) as pool,
     ):
         if data.drop_duplicates:
-            chunks = _chunks(rows, data.samples_per_shard, Share())
+            chunks = _chunks(rows, size, Share())
             rows = _without(rows, is_repeated(b"".join(_in_order(pool, digests, chunks, ahead))))
-        rejected = 0
-        for sidecar in _in_order(pool, write_shard, _chunks(rows, data.samples_per_shard, share), ahead):
-            rejected += len(sidecar["rejects"])
-            bar.update(sum(sidecar["read"].values()))
-            bar.set_postfix(rejected=rejected)
+        for sidecar in _in_order(pool, write_shard, _chunks(rows, size, share), ahead):
+            tell(sum(sidecar["read"].values()), len(sidecar["rejects"]))
             yield compact(sidecar)
 
 
@@ -182,6 +180,11 @@ def _chunks(rows: Iterable[Row], size: int, share: Share) -> Iterator[tuple[int,
             return
         if number % share.tasks == share.task:
             yield number, chunk
+
+
+def _count(rows: Iterable[Row], size: int, share: Share) -> int:
+    """Return how many rows a share has."""
+    return sum(number // size % share.tasks == share.task for number, _ in enumerate(rows))
 
 
 def _commit(

@@ -85,8 +85,9 @@ def read(source: SourceConfig, seed: int = 0) -> Iterator[Row]:
         try:
             rows = itertools.islice(READERS[source.format](source, seed), source.limit)
             for number, row in enumerate(rows):
-                if draw(seed, f"{source.label}/{number}") < source.fraction * 2**64:
-                    yield replace(_with_system(row, source.system), copy=copy)
+                if source.fraction == 1 or draw(seed, f"{source.label}/{number}") < source.fraction * 2**64:
+                    row = _with_system(row, source.system)  # noqa: PLW2901
+                    yield replace(row, copy=copy) if copy else row
         except (OSError, zipfile.BadZipFile) as problem:
             raise Unusable(f"data source {source.label} cannot be read: {problem}") from None
 

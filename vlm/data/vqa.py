@@ -5,7 +5,7 @@ VQA, OK-VQA  {"questions": [{"image_id", "question", "question_id"}]} and, as `a
 A-OKVQA      [{"question_id", "image_id", "question", "choices" × 4, "correct_choice_idx", "direct_answers" × 10,
              "rationales"}]
 
-What is taught is the most frequent answer, of equals the one that was given first. All ten travel in `extra`, with
+What is taught is the most frequent answer that has letters, of equals the one that was given first. All ten travel in `extra`, with
 the question_id, for scoring.
 """
 
@@ -74,10 +74,15 @@ def by_question(records: Iterator[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def most_frequent(answers: list[str]) -> str:
-    """Return the answer that was given most often, of equals the first."""
-    if not answers:
-        raise Reject("no_answer", "the question has no answers")
-    return Counter(answers).most_common(1)[0][0]
+    """Return the answer that was given most often, of equals the first; an empty one, like what a normalisation leaves
+    of "a", teaches nothing.
+
+    Raises Reject if there is none.
+    """
+    given = Counter(answer for answer in answers if answer.strip())
+    if not given:
+        raise Reject("no_answer", "the question has no answers" if not answers else "all its answers are empty")
+    return given.most_common(1)[0][0]
 
 
 def with_suffix(question: str, prompt: str | None, default: str) -> str:
