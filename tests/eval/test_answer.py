@@ -6,7 +6,8 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from vlm.config import TaskConfig
-from vlm.eval.answer import Ask, answer_all
+from vlm.eval.answer import answer_all
+from vlm.eval.batch import Ask
 from vlm.eval.tasks import swapped_pictures
 
 MAX_NEW_TOKENS = 8

@@ -6,7 +6,7 @@ from PIL import Image
 from vlm.config import Scorer, SourceConfig, SourceFormat, TaskConfig
 from vlm.data.index import Split
 from vlm.errors import Unusable
-from vlm.eval.answer import Ask
+from vlm.eval.batch import Ask
 from vlm.eval.benchmark import Benchmark
 from vlm.eval.tasks import open_task, read_questions, swapped_pictures
 

@@ -3,7 +3,7 @@ import torch
 
 from vlm.config import SamplingConfig
 from vlm.errors import Unusable
-from vlm.eval.answer import Ask
+from vlm.eval.batch import Ask
 from vlm.eval.sampling import Drawn
 
 HOT = SamplingConfig(temperature=1.5, top_p=0.9, top_k=50)

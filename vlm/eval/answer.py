@@ -7,50 +7,29 @@ so every answer comes out of the same numbers whether or not the run was killed,
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
-from transformers import GenerationConfig, LlavaForConditionalGeneration, LogitsProcessorList
+from transformers import Cache, GenerationConfig, LlavaForConditionalGeneration, LogitsProcessorList
 
 from vlm import ranks
 from vlm.config import Dtype, Form, SamplingConfig, TaskConfig
 from vlm.data.chat import Chat
-from vlm.data.pixels import Preprocessing, decode, normalise, prepare
+from vlm.data.pixels import Preprocessing, normalise
 from vlm.data.samples import Turn
 from vlm.errors import Unusable
+from vlm.eval.batch import Ask, Batch, collate, in_batches
 from vlm.eval.predictions import Prediction, append, appending, part_of, read_parts, write_in_order
 from vlm.eval.sampling import Drawn
-from vlm.eval.tasks import Pictures, Place, Question
+from vlm.eval.tasks import Pictures
 from vlm.model.restore import restore
 from vlm.model.saved import Saved, find
 
 Share = tuple[int, int]  # a rank, and how many there are
 
 GREEDY = SamplingConfig()
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A question as it is asked: in the words, and with the pictures, of one condition."""
-
-    question: Question
-    prompt: NDArray[np.int32]  # (L,) ids, picture tokens included
-    places: tuple[Place, ...]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B questions of up to L tokens with N pictures in all, in reading order."""
-
-    asks: tuple[Ask, ...]
-    ids: Tensor  # (B, L) int64, padded on the left
-    is_token: Tensor  # (B, L) int64, 0 where padded
-    pixels: Tensor | None  # (N, 3, S, S) uint8; None without pictures
 
 
 class Answerer:
@@ -96,20 +75,38 @@ class Answerer:
             eos_token_id=list(self.stop_ids),
             pad_token_id=self.pad_id,
         )
-        inputs = {"input_ids": batch.ids.to(self.device), "attention_mask": batch.is_token.to(self.device)}
-        if batch.pixels is not None:  # transformers does not take None for them
-            inputs["pixel_values"] = normalise(batch.pixels.to(self.device), self.how, self.dtype)
+        ids, is_token = batch.ids.to(self.device), batch.is_token.to(self.device)
+        drawing = LogitsProcessorList()
         if sampling.temperature:
-            drawn = Drawn(sampling, seed, [ask.question.id for ask in batch.asks], batch.ids.shape[1])
-            inputs["logits_processor"] = LogitsProcessorList([drawn])
+            drawing.append(Drawn(sampling, seed, [ask.question.id for ask in batch.asks], ids.shape[1]))
         try:
-            written = self.model.generate(**inputs, generation_config=settings)
+            written = self.model.generate(
+                input_ids=ids,
+                attention_mask=is_token,
+                past_key_values=self._read_heads(batch),
+                generation_config=settings,
+                logits_processor=drawing,
+            )
         except torch.OutOfMemoryError:
             raise Unusable(
                 f"{len(batch.asks)} questions at once do not fit into the GPU's memory: lower "
                 "eval.runtime.batch_size and run again"
             ) from None
-        return [self.up_to_stop(ids) for ids in written[:, batch.ids.shape[1] :].tolist()]
+        return [self.up_to_stop(row) for row in written[:, ids.shape[1] :].tolist()]
+
+    def _read_heads(self, batch: Batch) -> Cache:
+        """Return keys and values of the heads, a row for each question."""
+        is_token = batch.head_is_token.to(self.device)
+        inputs = {
+            "input_ids": batch.head_ids.to(self.device),
+            "attention_mask": is_token,
+            "position_ids": (is_token.cumsum(-1) - 1).clamp(min=0),  # as generate counts them
+        }
+        if batch.pixels is not None:  # transformers does not take None for them
+            inputs["pixel_values"] = normalise(batch.pixels.to(self.device), self.how, self.dtype)
+        cache = self.model.model(**inputs, use_cache=True).past_key_values
+        cache.batch_select_indices(batch.head_of.to(self.device))
+        return cache
 
     def text(self, ids: list[int]) -> str:
         """Return generated ids as text."""
@@ -120,18 +117,7 @@ class Answerer:
 
         Raises Unusable if a picture cannot be decoded.
         """
-        ids, is_token = pad_left([ask.prompt for ask in asks], self.pad_id)
-        read = {
-            number: samples.read(number).pictures for number in {number for ask in asks for number, _ in ask.places}
-        }
-        pictures = [self._prepared(read[number][i], ask) for ask in asks for number, i in ask.places]
-        return Batch(tuple(asks), ids, is_token, torch.stack(pictures) if pictures else None)
-
-    def _prepared(self, data: bytes, ask: Ask) -> Tensor:
-        try:
-            return prepare(decode(data), self.how)
-        except (OSError, ValueError, SyntaxError) as problem:  # Pillow's, on damaged bytes
-            raise Unusable(f"the picture of question {ask.question.id} cannot be decoded: {problem}") from None
+        return collate(samples, asks, self.chat.image_id, self.pad_id, self.how)
 
     def up_to_stop(self, ids: list[int]) -> list[int]:
         """Return generated ids without the end of the turn and what follows it."""
@@ -160,8 +146,7 @@ def answer_all(
     found = read_parts(path, answerer.fingerprint, asked)
     if world > 1:
         ranks.barrier()  # nobody appends before all have read
-    order = sorted(range(len(asks)), key=lambda i: (-len(asks[i].prompt), i))  # the largest batch comes first
-    batches = [[asks[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
+    batches = in_batches(asks, batch_size)
     missing = [batch for batch in batches if any(ask.question.id not in found for ask in batch)]
     bar = tqdm(desc=label, total=len(asks), initial=len(found), unit=" answers", disable=rank > 0)
     with bar, appending(part_of(path, rank)) as handle:
@@ -182,17 +167,6 @@ def answer_all(
     if rank == 0:
         write_in_order(path, (found[ask.question.id] for ask in asks))
     return found
-
-
-def pad_left(prompts: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Return ids (B, L) that end together, and 1 where they are tokens, 0 where they are padding."""
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), pad_id)
-    is_token = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
-        is_token[row, longest - len(prompt) :] = 1
-    return ids, is_token
 
 
 def _asked(ask: Ask, task: TaskConfig, seed: int) -> str:

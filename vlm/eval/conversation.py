@@ -16,7 +16,8 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from vlm.data.pixels import decode, inspect, normalise, prepare
 from vlm.data.samples import IMAGE, Reject, Turn
 from vlm.errors import Unusable
-from vlm.eval.answer import Answerer, pad_left
+from vlm.eval.answer import Answerer
+from vlm.eval.batch import pad_left
 
 MAX_PIXELS = 178_956_970  # of a picture, as Pillow's own limit: beyond it a small file fills the memory
 

@@ -13,7 +13,8 @@ from typing import Any
 from vlm import ranks
 from vlm.config import Blind, EvalConfig, Scorer, TaskConfig
 from vlm.errors import Unusable
-from vlm.eval.answer import Answerer, Ask, Share, answer_all
+from vlm.eval.answer import Answerer, Share, answer_all
+from vlm.eval.batch import Ask
 from vlm.eval.captions import check_captions
 from vlm.eval.charts import read_curve
 from vlm.eval.predictions import Prediction, read_given

@@ -1,0 +1,50 @@
+import numpy as np
+import torch
+
+from vlm.eval.batch import Ask, in_batches
+from vlm.eval.tasks import swapped_pictures
+
+
+def own(questions):
+    return [Ask(question, question.prompt, question.own) for question in questions]
+
+
+def test_a_batch_holds_each_picture_once_and_every_prompt_whole(answerer, held_out, questions):
+    asks = [Ask(one, one.prompt, questions[0].own) for one in questions if len(one.pictures) == 1]
+    batch = answerer.collate(held_out, asks)
+    assert len(asks) > 9 and len(batch.pixels) == 1 and len(batch.head_ids) == 1 and not batch.head_of.any()
+    for ask, ids, is_token in zip(asks, batch.ids, batch.is_token, strict=True):
+        assert torch.equal(ids[is_token.bool()], torch.from_numpy(ask.prompt).long())
+
+
+def test_rows_with_other_pictures_or_other_words_before_them_have_heads_of_their_own(answerer, held_out, questions):
+    one, two, bare = (next(of for of in questions if len(of.pictures) == number) for number in (1, 2, 0))
+    reworded = np.insert(one.prompt, 1, one.prompt[1])
+    asks = [*own([one, two, bare, one]), Ask(one, reworded, one.own)]
+    batch = answerer.collate(held_out, asks)
+    assert batch.head_of.tolist() == [0, 1, 2, 0, 3] and len(batch.pixels) == 1 + 2 + 1
+    assert [torch.equal(batch.ids[i][batch.is_token[i].bool()], torch.from_numpy(ask.prompt).long()) for i, ask in enumerate(asks)] == [True] * 5  # fmt: skip
+
+
+def test_questions_without_pictures_share_what_they_all_begin_with(answerer, held_out, questions):
+    bare = [one for one in questions if not one.pictures]
+    batch = answerer.collate(held_out, own(bare))
+    assert batch.pixels is None and len(batch.head_ids) == 1 and batch.head_ids.shape[1] > 9
+    alone = answerer.collate(held_out, own(bare[:1]))
+    assert alone.tail_ids.shape[1] == 1
+
+
+def test_questions_about_the_same_pictures_come_side_by_side(questions):
+    for asks in (
+        own(questions),
+        [Ask(one, one.prompt, shown) for one, shown in zip(questions, swapped_pictures(questions, 0), strict=True)],
+    ):
+        batches = in_batches(asks, 7)
+        ordered = [ask for batch in batches for ask in batch]
+        assert sorted(ask.question.id for ask in ordered) == sorted(one.id for one in questions)
+        assert [len(batch) for batch in batches] == [7] * 5 + [5]
+        names = {place: name for one in questions for place, name in zip(one.own, one.pictures, strict=True)}
+        shown = [tuple(names[place] for place in ask.places) for ask in ordered]
+        changes = sum(before != after for before, after in zip(shown, shown[1:], strict=False))
+        assert changes + 1 == len(set(shown)) < len(questions)
+        assert max(len(ask.prompt) for ask in asks) == len(ordered[0].prompt)
