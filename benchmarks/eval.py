@@ -1,7 +1,7 @@
 """Answers beside LLaVA's way of giving them: the same model, questions and number types, in one run, taking turns.
 
     python -m benchmarks.eval                     at a scaled shape on a CPU, about 8 minutes
-    python -m benchmarks.eval pope demo           some of the cases
+    python -m benchmarks.eval pope ok_vqa         some of the cases
     python -m benchmarks.eval pope --shape clip_l_336_qwen1_5_4b       at the true size, on a GPU
 
 LLaVA's way is that of its model_vqa.py: for one question after another the picture is opened and preprocessed, the
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import BatchFeature, LlavaForConditionalGeneration, LlavaProcessor
 
 from benchmarks.corpus import COCO, WORDS, make_corpus
 from benchmarks.scaled import SHAPES, make_model
@@ -29,9 +29,7 @@ from vlm.config import SourceConfig, SourceFormat, TaskConfig
 from vlm.eval.answer import Answerer, answer_all
 from vlm.eval.batch import Ask
 from vlm.eval.benchmark import Benchmark
-from vlm.eval.tasks import read_questions
-
-SIDE = 336
+from vlm.eval.tasks import Question, read_questions
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,18 @@ def main() -> None:
 
 
 def make_questions(folder: Path, case: Case) -> SourceConfig:
-    """Write pictures like COCO's and questions about them, in POPE's format."""
+    """Write pictures like COCO's and questions about them in LLaVA's format, of 22 words as POPE's are with its prompt."""
     make_corpus(folder, COCO, case.pictures, seed=0)
     rng = np.random.default_rng(0)
     lines = []
     for number in range(case.pictures * case.about_each):
-        text = f"Is there a {' '.join(rng.choice(WORDS, int(rng.integers(1, 4))))} in the image?"
+        text = " ".join(rng.choice(WORDS, int(rng.integers(18, 27))))  # of a token each
         picture = f"{number // case.about_each:06d}.jpg"
-        lines.append(json.dumps({"question_id": number, "image": picture, "text": text, "label": "yes"}) + "\n")
+        lines.append(json.dumps({"question_id": number, "image": picture, "text": text, "answer": "yes"}) + "\n")
     (folder / "questions.jsonl").write_text("".join(lines))
-    return SourceConfig(path=str(folder / "questions.jsonl"), format=SourceFormat.pope, images=str(folder / "images"))
+    return SourceConfig(
+        path=str(folder / "questions.jsonl"), format=SourceFormat.questions, images=str(folder / "images")
+    )
 
 
 class InBatches:
@@ -98,16 +98,23 @@ class InBatches:
 
     def __call__(self, source: SourceConfig) -> dict[str, str]:
         """Return the answers by question id."""
-        task = TaskConfig(sources=[source], max_new_tokens=self.tokens)
-        samples = Benchmark("pope", task.sources, 0)
-        questions = read_questions("pope", task, samples, self.answerer.chat)
+        task, samples, questions = self._read(source)
         asks = [Ask(one, one.prompt, one.own) for one in questions]
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "pope.jsonl"
+            path = Path(folder) / "questions.jsonl"
             found = answer_all(
                 self.answerer, samples, asks, path, task, seed=0, batch_size=self.batch_size, label="ours"
             )
         return {identity: one.answer for identity, one in found.items()}
+
+    def prompt(self, source: SourceConfig) -> list[int]:
+        """Return the ids of the first question."""
+        return self._read(source)[2][0].prompt.tolist()
+
+    def _read(self, source: SourceConfig) -> tuple[TaskConfig, Benchmark, list[Question]]:
+        task = TaskConfig(sources=[source], max_new_tokens=self.tokens)
+        samples = Benchmark("questions", task.sources, 0)
+        return task, samples, read_questions("questions", task, samples, self.answerer.chat)
 
 
 class OneAtATime:
@@ -123,18 +130,11 @@ class OneAtATime:
 
     def __call__(self, source: SourceConfig) -> dict[str, str]:
         """Return the answers by question id."""
-        (sample,) = Benchmark("pope", [source], 0).samples[:1]
-        asked = sample.turns[0].text.partition("?")[2]  # what our reader adds to a question, if anything
         found = {}
         with tempfile.TemporaryFile("w") as handle:
             for line in Path(source.path).read_text().splitlines():
                 record = json.loads(line)
-                messages = [{"role": "user", "content": "<image>\n" + record["text"] + asked}]
-                prompt = self.processor.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
-                with Image.open(Path(source.images) / record["image"]) as picture:
-                    inputs = self.processor(images=picture.convert("RGB"), text=prompt, return_tensors="pt")
+                inputs = self._inputs(source, record)
                 inputs = inputs.to(self.model.device, self.model.dtype)
                 with torch.inference_mode():
                     written = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.tokens, use_cache=True)
@@ -146,10 +146,23 @@ class OneAtATime:
                 found[str(record["question_id"])] = answer
         return found
 
+    def prompt(self, source: SourceConfig) -> list[int]:
+        """Return the ids of the first question."""
+        record = json.loads(Path(source.path).read_text().splitlines()[0])
+        return self._inputs(source, record)["input_ids"][0].tolist()
+
+    def _inputs(self, source: SourceConfig, record: dict) -> BatchFeature:
+        messages = [{"role": "user", "content": "<image>\n" + record["text"]}]
+        prompt = self.processor.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        with Image.open(Path(source.images) / record["image"]) as picture:
+            return self.processor(images=picture.convert("RGB"), text=prompt, return_tensors="pt")
+
 
 def compare(name: str, source: SourceConfig, theirs: OneAtATime, ours: InBatches, rounds: int) -> dict[str, object]:
     """Let both answer the questions; print and return samples a second, their ratio, and how many answers agree."""
     answers: dict[str, dict[str, str]] = {}
+    if theirs.prompt(source) != ours.prompt(source):
+        raise SystemExit("the contenders are not asked the same: their first prompts differ")
 
     def timed(contender: str, run: "OneAtATime | InBatches") -> float:
         start = time.perf_counter()

@@ -63,10 +63,11 @@ def evaluate(
     ranks.join()
     answerer = Answerer(saved, dtype=cfg.dtype)
     share = (ranks.rank(), ranks.world())
-    results = [
-        ask(name, task, samples[name], answerer, seed, out, cfg.runtime.batch_size, share)
-        for name, task in cfg.tasks.items()
-    ]
+    with ranks.in_contact():
+        results = [
+            ask(name, task, samples[name], answerer, seed, out, cfg.runtime.batch_size, share)
+            for name, task in cfg.tasks.items()
+        ]
     if ranks.first():
         name = (
             finetuned.name if cfg.model is None else saved.name

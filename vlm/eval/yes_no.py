@@ -28,8 +28,8 @@ class YesNo:
 
 
 def said_yes(answer: str) -> bool:
-    """Read an answer as POPE does: no if "no" or "not" is a word of its first sentence, else yes."""
-    return not DENIALS & set(answer.split(".")[0].replace(",", "").split())
+    """Read an answer as POPE does: no if "no" or "not" stands between spaces in its first sentence, else yes."""
+    return not DENIALS & set(answer.split(".")[0].replace(",", "").split(" "))  # a line break is no space to POPE
 
 
 def pope(answers: Sequence[bool], labels: Sequence[bool]) -> YesNo:
