@@ -73,11 +73,14 @@ def write_cards(
 
 
 def lineage(inputs: Mapping[str, Path]) -> dict[str, str]:
-    """Return the keys of the artifacts and of all that they were made of, by stage."""
+    """Return the keys of the artifacts and of all that they were made of, by stage; as far as they are still there."""
     keys: dict[str, str] = {}
     for stage, path in inputs.items():
         record = json.loads((path / "artifact.json").read_text())
-        keys |= {stage: record["key"], **lineage({name: path.parent / name for name in record["inputs"]})}
+        there = {
+            name: path.parent / name for name in record["inputs"] if (path.parent / name / "artifact.json").is_file()
+        }
+        keys |= {stage: record["key"], **record["inputs"], **lineage(there)}
     return keys
 
 
