@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("[0-9][0-9]_*.py"))
 COUNTING = """\
 #!/bin/sh
-# sbatch that counts
+# sbatch that counts, and takes no job for more than 99 cores
+case "$*" in *--test-only*) grep -q "cpus-per-task=1.." && echo "sbatch: error: More processors requested than permitted" >&2 && exit 1; exit 0;; esac
 folder=$(dirname "$0")
 number=$(($(cat "$folder/last" 2>/dev/null || echo 100) + 1))
 echo $number > "$folder/last"
@@ -87,6 +88,15 @@ def test_what_a_later_stage_would_be_refused_for_is_told_before_anything_is_queu
     code, said = launch()
     assert (code, said.count("\n")) == (1, 1)
     assert said.startswith("04_finetune: ") and said.endswith("; nothing was queued\n")
+    assert not (tmp_path / "bin/last").exists()
+
+
+def test_what_slurm_would_refuse_of_a_later_stage_is_told_in_its_words_before_anything_is_queued(launch, tmp_path):
+    code, said = launch("cluster.cpus_per_gpu=100")
+    assert (code, said) == (
+        1,
+        "03_pretrain: SLURM refuses the job: More processors requested than permitted; nothing was queued\n",
+    )
     assert not (tmp_path / "bin/last").exists()
 
 

@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import socket
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -71,8 +72,7 @@ def queue(
     waits_for: Mapping[str, Job],
 ) -> Job:
     """Submit a stage to SLURM; one that can be shared as an array, and a job that finishes what its tasks began."""
-    if shutil.which("sbatch") is None:
-        raise Unusable("sbatch is not on this machine: submit where SLURM is, or use +cluster=local2 or torchrun")
+    _require_sbatch()
     job = Job(
         stage.name,
         f"{stage.name}.{root.name}.{uuid.uuid4().hex[:6]}",
@@ -99,6 +99,26 @@ def queue(
         raise
     jobs.save(root, job)
     return job
+
+
+def ask(stage: "Stage", cluster: ClusterConfig, root: Path) -> None:
+    """Ask SLURM whether it would take a stage's job; nothing is queued.
+
+    Raises Unusable in its own words if not, or if it is not here.
+    """
+    _require_sbatch()
+    config = jobs.folder_of(root) / f"{stage.name}.frozen.yaml"
+    executor = slurm_executor(stage, cluster, config, root, stage.name, [])
+    text = executor._make_submission_file_text(command_of(stage, config), "")
+    with _clean_environment():
+        answer = subprocess.run(["sbatch", "--test-only"], input=text, capture_output=True, text=True)
+    if answer.returncode:
+        raise Unusable(f"SLURM refuses the job: {jobs.own_words(answer.stderr)}")
+
+
+def _require_sbatch() -> None:
+    if shutil.which("sbatch") is None:
+        raise Unusable("sbatch is not on this machine: submit where SLURM is, or use +cluster=local2 or torchrun")
 
 
 def _sbatch(

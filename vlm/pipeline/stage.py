@@ -97,6 +97,9 @@ class Stage:
             return
         artifact.begun(root / self.name, identity, self._may_grow(cfg))
         self.admit(cfg, root)
+        from vlm.pipeline import cluster
+
+        cluster.ask(self, cfg.cluster, root)
 
     def _identity(self, cfg: RootConfig, composed: DictConfig, keys: dict[str, str]) -> Identity:
         given = self.given(cfg) if self.given else {}
