@@ -26,7 +26,9 @@ def test_each_stage_asks_for_what_it_uses():
 def test_the_line_to_run_by_hand_has_as_many_ranks_as_the_job():
     config = Path("/r/jobs/03_pretrain.frozen.yaml")
     assert "torch.distributed.run --nproc-per-node 8 /" in batch.by_hand(RANKS, GPUS, config)
-    assert batch.by_hand(SINGLE, GPUS, config, 4).endswith("--config-name 03_pretrain.frozen part=0/4")
+    assert batch.by_hand(SINGLE, GPUS, config).endswith(
+        "01_assemble.py --config-dir /r/jobs --config-name 03_pretrain.frozen"
+    )
 
 
 def test_frozen_settings_ask_for_no_cluster(tmp_path):

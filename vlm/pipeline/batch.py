@@ -93,7 +93,7 @@ def script_of(stage: "Stage", config: Path) -> list[str]:
     return [sys.executable, "-u", script, "--config-dir", str(config.parent.absolute()), "--config-name", name]
 
 
-def by_hand(stage: "Stage", cluster: ClusterConfig, config: Path, array: int = 1) -> str:
+def by_hand(stage: "Stage", cluster: ClusterConfig, config: Path) -> str:
     """Return the line that does the same as a job on one machine, for a person to paste."""
     command = script_of(stage, config)
     if stage.distributed:
@@ -101,8 +101,7 @@ def by_hand(stage: "Stage", cluster: ClusterConfig, config: Path, array: int = 1
         command = [command[0], "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *command[2:]]
     else:
         command.remove("-u")
-    share = [f"part=0/{array}"] if array > 1 else []
-    return f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join([*command, *share])}"
+    return f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(command)}"
 
 
 def before(stage: "Stage", cluster: ClusterConfig, config: Path, array: int) -> list[str]:
@@ -115,8 +114,9 @@ def before(stage: "Stage", cluster: ClusterConfig, config: Path, array: int) -> 
         'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
         "export MASTER_PORT=$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0} * 1009) % 12000))",
     ]
+    share = f' "part=$SLURM_ARRAY_TASK_ID/{array}"' if array > 1 else ""
     return [
-        f"echo {shlex.quote('$ ' + by_hand(stage, cluster, config, array))}",
+        f"echo {shlex.quote('$ ' + by_hand(stage, cluster, config))}{share}",
         f"cd {shlex.quote(str(Path.cwd()))} || exit 1",
         *cluster.setup,
         *(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),

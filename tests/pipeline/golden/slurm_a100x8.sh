@@ -91,7 +91,7 @@ exit $status
 #SBATCH --time=240
 
 # setup
-echo '$ cd PROJECT && PYTHON PROJECT/stages/02_shard.py --config-dir RUNS/r/jobs --config-name 02_shard.frozen part=0/8'
+echo '$ cd PROJECT && PYTHON PROJECT/stages/02_shard.py --config-dir RUNS/r/jobs --config-name 02_shard.frozen' "part=$SLURM_ARRAY_TASK_ID/8"
 cd PROJECT || exit 1
 export OMP_NUM_THREADS=8
 export HF_HUB_OFFLINE=1
