@@ -14,6 +14,7 @@ adapter (5e-2: NF4 layers compute in bfloat16), the merged model against unquant
 model against training by what NF4 alone does to the base: 4 times the difference between base and NF4 base.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -114,7 +115,8 @@ def ask(paths: list[Path], *more: str) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "answer.safetensors"
         command = [sys.executable, "-m", "vlm.model.verify", str(paths[0]), str(out), *map(str, paths[1:]), *more]
-        done = subprocess.run(command, capture_output=True, text=True)
+        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # training's, so that sums have its order
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | threads)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise Unusable(f"export gate: a fresh process cannot load {paths[1]}: {reason}")
