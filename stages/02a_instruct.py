@@ -28,7 +28,7 @@ def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     """Ask for every sample and write the good ones."""
     from vlm.instruct.run import generate
 
-    cache = Path(cfg.instruct.runtime.cache or Path(cfg.runs) / "instruct_cache")
+    cache = Path(cfg.instruct.runtime.cache or Path(cfg.runs) / "endpoint_cache")
     figures = generate(cfg.instruct, cfg.seed, inputs["00_tokenizer"], cache, out)
     if cfg.instruct.runtime.dry_run:
         sys.exit(0)  # nothing was made, so nothing is published

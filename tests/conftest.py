@@ -30,6 +30,8 @@ from vlm.data.shards import build
 from vlm.model.assemble import assemble
 from vlm.model.tokenizer import patch
 
+from .scripted import Scripted
+
 IMAGE_TOKENS = 4  # 2 x 2 patches of the tiny tower
 COLOURS = {"red": (210, 40, 40), "green": (40, 170, 60), "blue": (40, 70, 210), "yellow": (230, 200, 40)}
 TEMPLATE = (
@@ -155,6 +157,14 @@ def tiny_shards(tiny_corpus: Path, tiny_chat: Chat, tmp_path_factory: pytest.Tem
     )
     build(data, tiny_chat, 0, folder)
     return folder
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Scripted]:
+    """A scripted endpoint of the OpenAI protocol."""
+    scripted = Scripted()
+    yield scripted
+    scripted.close()
 
 
 BROWSER_FLAGS = """headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking

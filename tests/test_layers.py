@@ -18,15 +18,16 @@ MAY_IMPORT = {
     "data": {"config", "errors", "files", "ranks"},
     "model": {"config", "errors", "files", "ranks"},
     "train": {"config", "errors", "files", "ranks", "data", "model"},
-    "eval": {"config", "errors", "files", "ranks", "data", "model"},
-    "instruct": {"config", "errors", "files", "data"},
+    "endpoint": {"config", "errors", "files"},
+    "eval": {"config", "errors", "files", "ranks", "data", "model", "endpoint"},
+    "instruct": {"config", "errors", "files", "data", "endpoint"},
     "demo": {"errors", "files"},
 }
 ONLY_IN = {
     "submitit": {"pipeline/cluster.py"},
     "deepspeed": {"train/engine.py", "train/checkpoint.py"},
-    "openai": {"instruct/endpoint.py"},
-    "httpx2": {"instruct/endpoint.py"},
+    "openai": {"endpoint/client.py"},
+    "httpx2": {"endpoint/client.py"},
     "gradio": {"eval/chat_page.py"},
 }
 TORCH_FREE = [

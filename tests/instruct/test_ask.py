@@ -7,7 +7,7 @@ import time
 
 from vlm.instruct.run import generate
 
-from .conftest import chat_of
+from ..scripted import chat_of
 
 SAME = ("corpora/captions.json", "rejects.jsonl", "preview.html")
 
@@ -49,27 +49,3 @@ def test_killed_ten_times_the_result_is_the_same_and_no_recorded_answer_is_asked
     assert len(recorded(killed / "requests.jsonl")) == len({*recorded(killed / "requests.jsonl")}) == 36
     for name in SAME:
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
-
-
-def test_the_pace_and_the_number_at_once_hold_at_the_endpoint(settings, endpoint, tmp_path, tiny_tokenizer):
-    cfg = settings(limit=4, requests_per_minute=1200.0, workers=8)
-    generate(cfg, 0, tiny_tokenizer, tmp_path / "cache", tmp_path)
-    assert len(endpoint.starts) == 12
-    assert endpoint.starts[-1] - endpoint.starts[0] >= 11 * 0.05 - 0.04
-
-
-def test_a_429_holds_all_workers_back_for_as_long_as_it_says(settings, endpoint, tmp_path, tiny_tokenizer):
-    endpoint.faults, endpoint.fault_kinds, endpoint.retry_after = 0.1, ("429",), "0.6"
-    generate(settings(limit=4), 0, tiny_tokenizer, tmp_path / "cache", tmp_path)
-    first = endpoint.calls.index("429")
-    gaps = [later - endpoint.starts[first] for later in endpoint.starts[first + 1 :]]
-    assert sum(gap < 0.55 for gap in gaps) <= 3  # the calls that the other workers were about to make
-    assert max(gaps) >= 0.6
-
-
-def test_what_the_endpoint_refuses_is_asked_once(settings, endpoint, tmp_path, tiny_tokenizer):
-    endpoint.faults, endpoint.fault_kinds = 1.0, ("400",)
-    for _ in range(2):
-        figures = generate(settings(limit=4), 0, tiny_tokenizer, tmp_path / "cache", tmp_path)
-    assert figures["reasons"] == {"refused": 12}
-    assert len(endpoint.calls) == 12

@@ -1,7 +1,8 @@
 import pytest
 from transformers import AutoTokenizer
 
-from vlm.instruct.estimate import Tokens, cost_of, estimate
+from vlm.endpoint.asker import cost_of
+from vlm.instruct.estimate import Tokens, estimate
 from vlm.instruct.prompts import request_of
 from vlm.instruct.run import tasks_of
 

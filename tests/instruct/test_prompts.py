@@ -27,21 +27,6 @@ def test_the_version_of_a_prompt_changes_with_what_is_told_and_not_with_how_it_i
         assert version_of(replace(kind, **change)) != version_of(kind)
 
 
-def test_requests_are_equal_if_they_say_the_same_and_a_second_attempt_is_another(task):
-    hashes = [
-        request_of(task(name), attempt, model, 10, heat).hash
-        for name, attempt, model, heat in [
-            ("detail", 1, "m", 0.7),
-            ("detail", 2, "m", 0.7),
-            ("detail", 1, "n", 0.7),
-            ("detail", 1, "m", 0.0),
-            ("reasoning", 1, "m", 0.7),
-        ]
-    ]
-    assert len({*hashes}) == 5
-    assert request_of(task("detail"), 1, "m", 10, 0.7).hash == hashes[0]
-
-
 def test_the_question_of_a_text_is_chosen_by_seed_and_picture(kinds, captioned):
     tasks = [Task(facts, "detail", kinds["detail"], "v") for facts in facts_of(captioned, 0)[0]]
     chosen = [[question_for(task, seed) for task in tasks] for seed in (0, 0, 1)]

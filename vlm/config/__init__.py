@@ -25,7 +25,8 @@ from vlm.config.data import (
     SplitConfig,
     Stored,
 )
-from vlm.config.eval import Blind, EvalConfig, EvalRuntime, SamplingConfig, Scorer, TaskConfig
+from vlm.config.endpoint import EndpointRuntime
+from vlm.config.eval import Blind, EvalConfig, EvalRuntime, JudgeConfig, SamplingConfig, Scorer, TaskConfig
 from vlm.config.instruct import AnswerFormat, ExampleConfig, InstructConfig, InstructRuntime, KindConfig
 from vlm.config.model import ChatTemplate, Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
 from vlm.config.preflight import PREFLIGHT_MODES, HardwareConfig
@@ -53,6 +54,7 @@ __all__ = [
     "ClusterConfig",
     "DataConfig",
     "Dtype",
+    "EndpointRuntime",
     "EvalConfig",
     "EvalRuntime",
     "ExampleConfig",
@@ -64,6 +66,7 @@ __all__ = [
     "HardwareConfig",
     "InstructConfig",
     "InstructRuntime",
+    "JudgeConfig",
     "KindConfig",
     "LearningRates",
     "LoraConfig",

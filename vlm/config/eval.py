@@ -1,9 +1,11 @@
 """Settings of stage 05."""
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 
 from vlm.config.data import SourceConfig
+from vlm.config.endpoint import EndpointRuntime
 from vlm.config.model import Dtype
 from vlm.errors import Unusable
 
@@ -19,6 +21,7 @@ class Scorer(Enum):
     yes_no_pairs = "yes_no_pairs"  # MME: two questions about each picture; acc, and acc+ where both are right
     captions = "captions"  # BLEU, ROUGE-L, METEOR and CIDEr over the captions of each picture
     captions_zh = "captions_zh"  # the same after jieba has found the words, as AI Challenger counts it
+    judge = "judge"  # points that a text model gives (`eval.judge`)
     none = "none"  # answers only
 
 
@@ -63,6 +66,31 @@ class TaskConfig:
 
 
 @dataclass
+class JudgeConfig:
+    """A text model that marks answers, for tasks with scorer: judge."""
+
+    model: str | None = None  # as the endpoint calls it
+    prompt: str | None = None  # holds {question}, {reference} and {answer}; conf/eval/judge.yaml has one
+    points: float = 10.0  # the most that it gives
+    pattern: str = (
+        r"(?im)^[\W_]*score[\s:=*_]*(\d+(?:\.\d+)?)"  # re: where its reply gives the points, the last place counts
+    )
+    max_tokens: int = 400  # of a reply
+    temperature: float | None = 0.0  # null: the endpoint's own
+    runtime: EndpointRuntime = field(default_factory=EndpointRuntime)
+
+    def __post_init__(self) -> None:
+        try:
+            groups = re.compile(self.pattern).groups
+        except re.error as problem:
+            raise Unusable(f"eval.judge.pattern {self.pattern!r} is no regular expression: {problem}") from None
+        if groups != 1 or self.points <= 0:
+            raise Unusable("eval.judge: pattern has one group, the points, and points is more than 0")
+        if self.prompt is not None and "{answer}" not in self.prompt:
+            raise Unusable("eval.judge.prompt has no {answer}: the judge would not see what it judges")
+
+
+@dataclass
 class EvalRuntime:
     batch_size: int = 64
     threads: int | None = None  # that one rank computes with on a CPU; null: one if there are several ranks, else all
@@ -76,6 +104,7 @@ class EvalConfig:
     model: str | None = None  # a Llava folder, hub id, stage 03 or 04, checkpoint or adapter; null: this run's stage 04
     base: str | None = None  # the model folder below an adapter or a checkpoint, where it is not found by itself
     predictions: str | None = None  # score the <task>.jsonl of this folder, whoever wrote them; no model is loaded
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     compare: list[str] = field(default_factory=list)  # two runs that were evaluated: what changed between them
     dtype: Dtype | None = None  # null: bfloat16 on a GPU, float32 on a CPU
     gallery: int = 5000  # answers shown in the report

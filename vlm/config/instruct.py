@@ -3,11 +3,11 @@
 import re
 from dataclasses import dataclass, field
 from enum import Enum
-from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
 from vlm.config.data import SourceConfig
+from vlm.config.endpoint import EndpointRuntime
 from vlm.errors import Unusable
 
 
@@ -62,38 +62,11 @@ class KindConfig:
 
 
 @dataclass
-class InstructRuntime:
-    """Where and how fast the endpoint is asked, and at what cost: what a resumed run may change."""
+class InstructRuntime(EndpointRuntime):
+    """The endpoint, and what else a resumed run may change."""
 
-    base_url: str | None = None  # of an OpenAI-compatible endpoint, like http://localhost:8000/v1
-    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; a local endpoint needs none
-    max_tokens_name: str = "max_tokens"  # the field of that limit; newer models want max_completion_tokens
-    stream: bool = False  # ask for the answer token by token
-    workers: int = 8  # requests at once
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None  # of prompts and answers, each answer counted as max_tokens
-    timeout: float = 120.0  # seconds for one request
-    tries: int = 6  # of one request, when the endpoint fails
-    backoff: float = 1.0  # seconds before the second try; doubled for each further one, with jitter
-    max_backoff: float = 60.0  # seconds
-    input_price: float = 0.0  # for a million tokens of prompts, in the currency of max_cost
-    output_price: float = 0.0  # for a million tokens of answers
-    max_cost: float | None = None  # of the whole stage: it stops before it would cost more
-    max_request_cost: float | None = None  # a request that could cost more is not sent
     dry_run: bool = False  # say how many requests, tokens and what cost, and end
-    cache: str | None = None  # folder of answers that runs share; null: <runs>/instruct_cache
     preview: int = 24  # samples of each kind shown in preview.html; 0: no page
-
-    def __post_init__(self) -> None:
-        limits = (self.requests_per_minute, self.tokens_per_minute, self.timeout, self.backoff, self.max_backoff)
-        if any(limit is not None and limit <= 0 for limit in limits) or self.workers < 1 or self.tries < 1:
-            raise Unusable("instruct.runtime: limits and times are more than 0, workers and tries at least 1")
-        if min(self.input_price, self.output_price) < 0:
-            raise Unusable("instruct.runtime: prices are not negative")
-        if max(self.max_cost or 0, self.max_request_cost or 0) > 0 and not (self.input_price or self.output_price):
-            raise Unusable("instruct.runtime: a cap on the cost needs input_price= and output_price=")
-        if self.base_url is not None and ("@" in urlsplit(self.base_url).netloc or urlsplit(self.base_url).query):
-            raise Unusable("instruct.runtime.base_url holds a secret: give the key in the environment")
 
 
 @dataclass

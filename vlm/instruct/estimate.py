@@ -6,10 +6,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from vlm.config import InstructConfig, InstructRuntime
+from vlm.config import InstructConfig
+from vlm.endpoint.asker import cost_of
 from vlm.instruct.prompts import Task, opening, query
-
-MILLION = 1_000_000
 
 
 class Tokens:
@@ -49,11 +48,6 @@ class Tokens:
             counts = [self.of(example.answer) for example in task.kind.examples]
             self._answers[task.version] = round(sum(counts) / len(counts)) if counts else max_tokens
         return min(self._answers[task.version], max_tokens)
-
-
-def cost_of(prompt_tokens: int, answer_tokens: int, runtime: InstructRuntime) -> float:
-    """Return the cost of a call, in the currency of the prices."""
-    return (prompt_tokens * runtime.input_price + answer_tokens * runtime.output_price) / MILLION
 
 
 def estimate(tasks: Iterable[Task], tokens: Tokens, cfg: InstructConfig) -> str:

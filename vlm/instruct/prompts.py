@@ -1,6 +1,5 @@
-"""A picture and a kind become a chat; the chat with its settings is a request, known by the hash of what it says."""
+"""A picture and a kind become a chat."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -8,9 +7,8 @@ from dataclasses import dataclass
 
 from vlm.config import KindConfig
 from vlm.data.samples import draw
+from vlm.endpoint.request import Messages, Request
 from vlm.instruct.facts import Facts
-
-Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -27,23 +25,6 @@ class Task:
         return f"{self.facts.image.name}#{self.name}"
 
 
-@dataclass(frozen=True)
-class Request:
-    """One call of the endpoint. Equal requests have equal hashes; a second attempt at an answer is another request."""
-
-    messages: Messages
-    model: str
-    max_tokens: int
-    temperature: float | None
-    about: tuple[str, str, str, str]  # source, picture, kind, prompt version
-    attempt: int
-
-    @property
-    def hash(self) -> str:
-        """Hex sha256 over all of it."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
-
-
 def version_of(kind: KindConfig) -> str:
     """Return 8 hex digits that change with anything the model is told (not with how its answer is checked)."""
     told = [kind.prompt, kind.reads_boxes, kind.captions_heading, kind.boxes_heading]
@@ -53,7 +34,12 @@ def version_of(kind: KindConfig) -> str:
 
 def request_of(task: Task, attempt: int, model: str, max_tokens: int, temperature: float | None) -> Request:
     """Return the request for a task's first or second attempt."""
-    about = (task.facts.source, task.facts.image.name, task.name, task.version)
+    about = {
+        "source": task.facts.source,
+        "image": task.facts.image.name,
+        "kind": task.name,
+        "version": task.version,
+    }
     messages = [
         *opening(task.kind),
         {"role": "user", "content": query(task.kind, task.facts.captions, task.facts.boxes)},

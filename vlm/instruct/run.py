@@ -10,13 +10,14 @@ from tqdm import tqdm
 
 from vlm.config import InstructConfig
 from vlm.data.samples import IMAGE, Reject, Turn
+from vlm.endpoint.asker import Asker
+from vlm.endpoint.limits import Spent
+from vlm.endpoint.log import Cache, Log
 from vlm.errors import Unusable
 from vlm.files import write_whole
-from vlm.instruct.ask import Asker, outcome
+from vlm.instruct.ask import ask_all, outcome
 from vlm.instruct.estimate import Tokens, estimate
 from vlm.instruct.facts import facts_of
-from vlm.instruct.limits import Spent
-from vlm.instruct.log import Cache, Log
 from vlm.instruct.preview import write_preview
 from vlm.instruct.prompts import Task, version_of
 
@@ -45,13 +46,14 @@ def generate(cfg: InstructConfig, seed: int, tokenizer: Path, cache: Path, out: 
     tokens = Tokens.load(tokenizer)
     log = Log(out / REQUESTS)
     try:
-        left = [task for task in tasks if is_open(outcome(task, log, cfg, seed))]
+        left = [task for task in tasks if is_open(outcome(task, log, cfg, seed), log)]
         print(estimate(left, tokens, cfg), flush=True)
         if cfg.runtime.dry_run:
             return {}
-        asker = Asker(cfg, seed, tokens, log, Cache(cache))
+        asker = Asker(cfg.runtime, "instruct.runtime", tokens.of, log, Cache(cache))
         with tqdm(total=len(tasks), desc="02a_instruct", unit=" samples") as bar:
-            asker.ask_all(tasks, bar.update)
+            ask_all(tasks, cfg, seed, tokens, log, asker, bar.update)
+        _check_answered(tasks, log, cfg, seed)
         figures = write_outcomes(cfg, seed, tasks, log, out) | {"rows_without_use": useless}
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in figures["reasons"].items())
         print(
@@ -139,6 +141,16 @@ def _outcomes(
             yield task, found
 
 
-def is_open(found: tuple[Turn, ...] | Reject | None) -> bool:
-    """Say whether a task is yet to be asked for, or again."""
-    return found is None or (isinstance(found, Reject) and found.code in {"unanswered", "too_dear"})
+def is_open(found: tuple[Turn, ...] | Reject | None, log: Log) -> bool:
+    """Say whether a task is yet to be asked for, or again; what was refused only if nothing was ever answered."""
+    again = {"unanswered", "too_dear"} | (set() if log.answered else {"refused"})
+    return found is None or (isinstance(found, Reject) and found.code in again)
+
+
+def _check_answered(tasks: list[Task], log: Log, cfg: InstructConfig, seed: int) -> None:
+    """Raise Unusable if the endpoint refused every request: the settings are wrong, not the requests."""
+    if log.answered:
+        return
+    for _, found in _outcomes(cfg, seed, tasks, log):
+        if isinstance(found, Reject) and found.code == "refused":
+            raise Unusable(f"no request was answered; {found.detail}: mend what it names and run again")

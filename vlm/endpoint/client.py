@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-from vlm.config import InstructRuntime
+from vlm.config import EndpointRuntime
+from vlm.endpoint.request import Request
 from vlm.errors import Unusable
-from vlm.instruct.prompts import Request
 
 LOCAL = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
 LONGEST_WAIT = 3600.0  # seconds that an endpoint may ask for
@@ -47,9 +47,10 @@ class Failed(Exception):
 class Endpoint:
     """One client for all workers."""
 
-    def __init__(self, runtime: InstructRuntime) -> None:
+    def __init__(self, runtime: EndpointRuntime, setting: str) -> None:
+        """Raises Unusable if `runtime`, which is called `setting` in messages, names no endpoint, or one that needs a key."""
         if runtime.base_url is None:
-            raise Unusable("instruct.runtime.base_url has no value: give the endpoint, like http://localhost:8000/v1")
+            raise Unusable(f"{setting}.base_url has no value: give the endpoint, like http://localhost:8000/v1")
         self._key = os.environ.get(runtime.key_variable, "").strip()
         if not self._key and urlsplit(runtime.base_url).hostname not in LOCAL:
             raise Unusable(f"the environment has no {runtime.key_variable}: {runtime.base_url} needs a key")

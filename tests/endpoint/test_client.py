@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from vlm.config import InstructRuntime
+from vlm.config import EndpointRuntime
+from vlm.endpoint.client import Answer, Endpoint, Failed
+from vlm.endpoint.request import Request
 from vlm.errors import Unusable
-from vlm.instruct.endpoint import Answer, Endpoint, Failed
-from vlm.instruct.prompts import Request
 
-from .conftest import TIMEOUT
+from ..scripted import TIMEOUT
 
-REQUEST = Request([{"role": "user", "content": "Captions:\na dog"}], "m", 10, 0.5, ("s", "i", "k", "v"), 1)
+REQUEST = Request([{"role": "user", "content": "Captions:\na dog"}], "m", 10, 0.5, {"image": "i"}, 1)
 SECRET = "sk-secret-1234567890"
 
 
@@ -19,7 +19,7 @@ SECRET = "sk-secret-1234567890"
 def client(endpoint, monkeypatch):
     monkeypatch.setenv("A_KEY", SECRET)
     return lambda **runtime: Endpoint(
-        InstructRuntime(base_url=endpoint.url, key_variable="A_KEY", timeout=TIMEOUT, **runtime)
+        EndpointRuntime(base_url=endpoint.url, key_variable="A_KEY", timeout=TIMEOUT, **runtime), "at"
     )
 
 
@@ -99,15 +99,15 @@ def test_a_stream_that_drips_beyond_the_timeout_is_given_up(client, endpoint, mo
 def test_nobody_there_costs_nothing(endpoint):
     endpoint.close()
     with pytest.raises(Failed, match="connection broke") as failed:
-        Endpoint(InstructRuntime(base_url=endpoint.url)).ask(REQUEST)
+        Endpoint(EndpointRuntime(base_url=endpoint.url), "at").ask(REQUEST)
     assert (failed.value.passes, failed.value.may_cost) == (True, False)
 
 
 def test_a_far_endpoint_needs_a_key_and_its_address_none(monkeypatch):
     monkeypatch.delenv("NO_KEY", raising=False)
     with pytest.raises(Unusable, match="the environment has no NO_KEY"):
-        Endpoint(InstructRuntime(base_url="https://example.org/v1", key_variable="NO_KEY"))
+        Endpoint(EndpointRuntime(base_url="https://example.org/v1", key_variable="NO_KEY"), "at")
     with pytest.raises(Unusable, match="holds a secret"):
-        InstructRuntime(base_url="https://me:secret@example.org/v1")
-    with pytest.raises(Unusable, match="base_url has no value"):
-        Endpoint(InstructRuntime())
+        EndpointRuntime(base_url="https://me:secret@example.org/v1")
+    with pytest.raises(Unusable, match="at.base_url has no value"):
+        Endpoint(EndpointRuntime(), "at")

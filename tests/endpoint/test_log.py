@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from vlm.endpoint.log import Cache, Log
 from vlm.errors import Unusable
-from vlm.instruct.log import Cache, Log
 
 
 def answered(request: str, text: str = "ja 是") -> dict:

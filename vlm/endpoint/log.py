@@ -1,4 +1,4 @@
-"""requests.jsonl, which is only ever appended to and says all that was asked; and answers that runs share."""
+"""A log that is only ever appended to and says all that was asked; and answers that runs share."""
 
 import json
 import os
@@ -28,6 +28,7 @@ class Log:
         sync(path.parent)
         self._answers: dict[str, tuple[int, int]] = {}  # offset and length of a line by the hash of its request
         self._given_up: dict[str, Record] = {}
+        self._refused: set[str] = set()  # given up by an endpoint that had answered something
         self._lock = threading.Lock()
         self._end = 0
         self.cost = 0.0
@@ -69,6 +70,16 @@ class Log:
         with self._lock:
             return self._given_up.get(request)
 
+    def refused(self, request: str) -> bool:
+        """Say whether a request would be refused again; not if all were refused then, as under wrong settings."""
+        with self._lock:
+            return request in self._refused
+
+    @property
+    def answered(self) -> int:
+        """Return how many requests have an answer."""
+        return len(self._answers)
+
     def _note(self, record: Record, length: int) -> None:
         if "answer" in record:
             self._answers[record["request"]] = (self._end, length)
@@ -76,6 +87,8 @@ class Log:
             self.answer_tokens += record["answer_tokens"]
         elif "reason" in record:
             self._given_up[record["request"]] = record
+            if record["reason"] == "refused" and self._answers:
+                self._refused.add(record["request"])
         self.cost += record["cost"]
         self.calls += not (record.get("cached") or record.get("reason") == "too_dear")
         self._end += length

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from vlm.instruct.limits import Pace, Purse, Spent, Stopped
+from vlm.endpoint.limits import Pace, Purse, Spent, Stopped
 
 
 def starts_of(pace: Pace, tokens: int, calls: int) -> list[float]:
