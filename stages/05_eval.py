@@ -31,9 +31,12 @@ from vlm.pipeline.stage import Stage, start, typed
 
 def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     """Answer, score and report."""
+    from vlm.eval.judge import judging
     from vlm.eval.run import evaluate
 
-    found = evaluate(cfg.eval, cfg.seed, cfg.run, inputs.get("04_finetune"), inputs.get("02_shard"), out)
+    cache = Path(cfg.eval.judge.runtime.cache or Path(cfg.runs) / "endpoint_cache")
+    with judging(cfg.eval, cache, out) as judge:
+        found = evaluate(cfg.eval, cfg.seed, cfg.run, inputs.get("04_finetune"), inputs.get("02_shard"), out, judge)
     write_figures(out, found)
 
 

@@ -77,7 +77,7 @@ def test_a_scorer_reads_what_the_corpus_says(make_question, scorer, answer, expe
 
 
 def test_every_scorer_of_the_settings_is_there():
-    assert {*SCORERS, Scorer.captions, Scorer.captions_zh, Scorer.none} == set(Scorer) == set(METRICS)
+    assert {*SCORERS, Scorer.captions, Scorer.captions_zh, Scorer.judge, Scorer.none} == set(Scorer) == set(METRICS)
 
 
 def test_vqa_tells_both_dialects_by_name(make_question):

@@ -40,8 +40,8 @@ def compare(runs: Path, before: str, after: str, seed: int) -> Comparison:
     tasks = {}
     for name in names:
         one, other = (found[name] for found in metrics)
-        if one["scorer"] != other["scorer"] or one["questions"] != other["questions"]:
-            what = "scorer" if one["scorer"] != other["scorer"] else "questions"
+        if differing := [what for what in ("scorer", "judge", "questions") if _alike(one, what) != _alike(other, what)]:
+            what = differing[0]
             raise Unusable(f"task {name}: {before} and {after} were evaluated with different {what}")
         rows = [_scored(folder / "scored" / f"{name}.jsonl") for folder in folders]
         if one["score"] is not None and other["score"] is not None:
@@ -57,12 +57,21 @@ def compare(runs: Path, before: str, after: str, seed: int) -> Comparison:
     return comparison
 
 
+def _alike(task: dict[str, Any], what: str) -> object:
+    """Return what two evaluations must have in common; of a judge all but what it left without points."""
+    found = task.get(what)
+    return (
+        {key: value for key, value in found.items() if key != "without_points"} if what == "judge" and found else found
+    )
+
+
 def compare_task(
     before: Sequence[Scored], after: Sequence[Scored], metric: str, split: Pictures | None, seed: int
 ) -> TaskComparison:
     """Compare the marks of one task, question by question; both lists are joined by question_id."""
     second = {one["question_id"]: one for one in after}
-    pairs = [(one, second[one["question_id"]]) for one in before if one["mark"] is not None]
+    both = [(one, second[one["question_id"]]) for one in before]
+    pairs = [pair for pair in both if None not in (pair[0]["mark"], pair[1]["mark"])]
     marks = tuple([pair[i]["mark"] for pair in pairs] for i in (0, 1))
     differences = [b - a for a, b in zip(*marks, strict=True)]
     groups = [tuple(one["pictures"]) or one["question_id"] for one, _ in pairs]

@@ -68,7 +68,9 @@ def _categories(result: Result, prefix: str) -> list[Line]:
 
 
 def _note(result: Result) -> str:
-    return f"{result.metric}, {len(result.answered):,} questions"
+    unmarked = sum(None in (one.mark, *(seen.mark for seen in one.blind.values())) for one in result.answered)
+    missing = f", {unmarked:,} unmarked" if unmarked else ""
+    return f"{result.metric}, {len(result.answered):,} questions{missing}"
 
 
 def _task(result: Result, is_one_of_many: bool) -> str:
@@ -126,6 +128,8 @@ def _gallery(results: Sequence[Result], count: int, seed: int) -> str:
 def _card(one: Answered, result: Result, prefix: str) -> Card:
     question = one.question
     said = [Said("answered", one.answer, one.mark)]
+    if one.remark:
+        said.append(Said("the judge said", one.remark, None))
     if question.pictures:
         said += [
             Said(SHOWN[name], seen.answer, None, _score(seen.mark, result.metric), seen.pictures)

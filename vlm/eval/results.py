@@ -26,6 +26,7 @@ class Answered:
     mark: float | None  # from 0 to 1, CIDEr up to 10; None if nobody marked it
     tokens: int = 0  # of the answer
     blind: Mapping[str, Unseen] = field(default_factory=dict)  # by condition: shuffled, removed
+    remark: str = ""  # what a judge said of it
 
     @property
     def is_right(self) -> bool | None:

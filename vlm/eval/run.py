@@ -17,10 +17,11 @@ from vlm.eval.answer import Answerer, Share, answer_all
 from vlm.eval.batch import Ask
 from vlm.eval.captions import check_captions
 from vlm.eval.charts import read_curve
+from vlm.eval.judge import Judge
 from vlm.eval.predictions import Prediction, read_given
 from vlm.eval.report import write_report
 from vlm.eval.results import Answered, Result, Unseen
-from vlm.eval.score import METRICS, Marked, Score, TaskScore, as_json, headline, mark, score
+from vlm.eval.score import METRICS, Marked, Score, TaskScore, as_json, check_answers, headline, mark, score
 from vlm.eval.tasks import (
     CAPTIONS,
     Pictures,
@@ -39,7 +40,13 @@ TRAININGS = ("03_pretrain", "04_finetune")
 
 
 def evaluate(
-    cfg: EvalConfig, seed: int, run: str, finetuned: Path | None, shards: Path | None, out: Path
+    cfg: EvalConfig,
+    seed: int,
+    run: str,
+    finetuned: Path | None,
+    shards: Path | None,
+    out: Path,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Write predictions, marks, metrics.json and report.html into `out`, going on with what is there; return the figures.
 
@@ -54,9 +61,11 @@ def evaluate(
             check_captions(chinese=task.scorer is Scorer.captions_zh)
     samples = {name: open_task(name, task, shards, seed) for name, task in cfg.tasks.items()}
     if cfg.predictions is not None:
-        results = [given(name, task, samples[name], Path(cfg.predictions), seed) for name, task in cfg.tasks.items()]
+        results = [
+            given(name, task, samples[name], Path(cfg.predictions), seed, judge) for name, task in cfg.tasks.items()
+        ]
         if ranks.first():
-            _write(out, run, results, cfg, seed, {"name": cfg.predictions, "fingerprint": None}, {})
+            _write(out, run, results, cfg, seed, {"name": cfg.predictions, "fingerprint": None}, {}, judge)
         return {result.name: headline(result.score) for result in results}
     ranks.pin_threads(cfg.runtime.threads)
     saved = _model(cfg, finetuned)
@@ -65,7 +74,7 @@ def evaluate(
     share = (ranks.rank(), ranks.world())
     with ranks.in_contact():
         results = [
-            ask(name, task, samples[name], answerer, seed, out, cfg.runtime.batch_size, share)
+            ask(name, task, samples[name], answerer, seed, out, cfg.runtime.batch_size, share, judge)
             for name, task in cfg.tasks.items()
         ]
     if ranks.first():
@@ -73,7 +82,7 @@ def evaluate(
             finetuned.name if cfg.model is None else saved.name
         )  # no run's name: another run of the same key is equal
         model = {"name": name, "fingerprint": answerer.fingerprint}
-        _write(out, run, results, cfg, seed, model, _curves(saved))
+        _write(out, run, results, cfg, seed, model, _curves(saved), judge)
     ranks.barrier()
     return {result.name: headline(result.score) for result in results}
 
@@ -126,6 +135,7 @@ def ask(
     out: Path,
     batch_size: int,
     share: Share = (0, 1),
+    judge: Judge | None = None,
 ) -> Result:
     """Answer and score one task."""
     questions = read_questions(name, task, samples, answerer.chat)
@@ -148,14 +158,16 @@ def ask(
     }
     seeing, *rest = predictions.values()
     places = {blind.value: [ask.places for ask in conditions[f"{name}.{blind.value}"]] for blind in task.blind}
-    return result_of(name, task, samples, questions, seeing, dict(zip(places, rest, strict=True)), places, seed)
+    return result_of(name, task, samples, questions, seeing, dict(zip(places, rest, strict=True)), places, seed, judge)
 
 
-def given(name: str, task: TaskConfig, samples: Pictures, folder: Path, seed: int) -> Result:
+def given(
+    name: str, task: TaskConfig, samples: Pictures, folder: Path, seed: int, judge: Judge | None = None
+) -> Result:
     """Score answers that are there already, whoever gave them."""
     questions = read_questions(name, task, samples, None)
     found = read_given(folder / f"{name}.jsonl", [question.id for question in questions])
-    return result_of(name, task, samples, questions, found, {}, {}, seed)
+    return result_of(name, task, samples, questions, found, {}, {}, seed, judge)
 
 
 def result_of(
@@ -167,13 +179,22 @@ def result_of(
     blind: Mapping[str, Mapping[str, Prediction]],
     places: Mapping[str, Sequence[tuple[Place, ...]]],
     seed: int,
+    judge: Judge | None = None,
 ) -> Result:
-    """Mark the answers and count the marks; `blind` and `places` (what was shown) are by condition."""
+    """Mark the answers and count the marks; `blind` and `places` (what was shown) are by condition.
 
-    def marked(found: Mapping[str, Prediction]) -> Marked:
-        return mark(questions, {identity: one.answer for identity, one in found.items()}, task.scorer)
+    Without its judge, as on every rank but the first, a task that needs one is left without marks.
+    """
 
-    marks, unseen = marked(seeing), {condition: marked(found) for condition, found in blind.items()}
+    def marked(found: Mapping[str, Prediction], condition: str) -> Marked:
+        answers = {identity: one.answer for identity, one in found.items()}
+        if task.scorer is not Scorer.judge:
+            return mark(questions, answers, task.scorer)
+        check_answers(questions, answers)
+        return Marked([None] * len(questions) if judge is None else judge.mark(condition, questions, answers))
+
+    marks = marked(seeing, name)
+    unseen = {condition: marked(found, f"{name}.{condition}") for condition, found in blind.items()}
     answered = []
     for number, question in enumerate(questions):
         others = {
@@ -183,7 +204,8 @@ def result_of(
             for condition, found in blind.items()
         }
         one = seeing[question.id]
-        answered.append(Answered(question, one.answer, marks.marks[number], one.tokens, others))
+        remark = "" if judge is None else judge.remark(name, question.id)
+        answered.append(Answered(question, one.answer, marks.marks[number], one.tokens, others, remark))
     return Result(name, samples, answered, score(questions, marks, unseen, seed), METRICS[task.scorer])
 
 
@@ -215,7 +237,14 @@ def _curves(saved: Saved) -> dict[str, Any]:
 
 
 def _write(
-    out: Path, run: str, results: Sequence[Result], cfg: EvalConfig, seed: int, model: dict[str, Any], curves: dict
+    out: Path,
+    run: str,
+    results: Sequence[Result],
+    cfg: EvalConfig,
+    seed: int,
+    model: dict[str, Any],
+    curves: dict,
+    judge: Judge | None = None,
 ) -> None:
     for result in results:
         folder = out / "scored"
@@ -223,11 +252,15 @@ def _write(
         lines = "".join(json.dumps(_scored(one), ensure_ascii=False) + "\n" for one in result.answered)
         write_whole(folder / f"{result.name}.jsonl", lines.encode(errors="backslashreplace"))
     tasks = {result.name: _task_json(result, cfg.tasks[result.name]) for result in results}
+    for name in tasks if judge else ():
+        tasks[name] |= judge.as_json(name)
     text = json.dumps({"model": model, "tasks": tasks}, indent=1, ensure_ascii=False) + "\n"
     write_whole(out / "metrics.json", text.encode())
     write_report(out / "report.html", run, results, curves, cfg.gallery, seed)
     for result in results:
         print(table(result.name, result.score, result.metric))
+        if judge:
+            print("".join(f"{line}\n" for line in judge.lines(result.name)), end="")
     print(f"report: {out.with_name(out.name.removesuffix('.partial')) / 'report.html'}")
 
 

@@ -25,6 +25,7 @@ METRICS = {
     Scorer.yes_no_pairs: "acc",
     Scorer.captions: "CIDEr",
     Scorer.captions_zh: "CIDEr",
+    Scorer.judge: "points by a judge",
     Scorer.none: "answers only",
 }
 
@@ -123,7 +124,8 @@ def score(
 ) -> TaskScore:
     """Return the means of all marks and of each category's, with intervals; `blind` are marks by condition."""
     blind = blind or {}
-    marked = [number for number, value in enumerate(seeing.marks) if value is not None]
+    found = [seeing, *blind.values()]  # what lacks one mark of them is left out: it would count as wrong
+    marked = [number for number in range(len(questions)) if all(one.marks[number] is not None for one in found)]
     members: dict[str, list[int]] = {}
     for number in marked:
         members.setdefault(questions[number].category, []).append(number)

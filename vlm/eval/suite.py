@@ -54,7 +54,7 @@ class Suite:
             name: replace(task, limit=min(cfg.answers, task.limit or cfg.answers)) for name, task in cfg.tasks.items()
         }
         for name, task in tasks.items():
-            if task.scorer is Scorer.none:
+            if task.scorer in (Scorer.none, Scorer.judge):
                 raise Unusable(
                     f"task {name}: scorer={task.scorer.value} gives no score while training: leave it to stage 05"
                 )
