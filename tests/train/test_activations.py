@@ -5,6 +5,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from vlm.config import Recompute
+from vlm.model.attention import attend_within_samples, bounds_of
 from vlm.model.footprint import outline_of
 from vlm.train.activations import activations_of
 from vlm.train.workload import Workload
@@ -23,26 +24,30 @@ def really_saved(llava, words, positions) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        llava.model.language_model(inputs_embeds=words * 1, position_ids=positions, use_cache=False)
+        attend_within_samples(llava.model.language_model)
+        llava.model.language_model(
+            inputs_embeds=words * 1, position_ids=positions, use_cache=False, **bounds_of(positions)
+        )
     return sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in weights)
 
 
 @pytest.mark.parametrize("packing", [False, True], ids=["unpacked", "packed"])
-def test_bytes_in_proportion_to_tokens_and_the_mask_of_a_pack_are_those_kept(tiny_model, packing):
+def test_the_bytes_kept_are_in_proportion_to_tokens_in_a_pack_too(tiny_model, packing):
     llava = LlavaForConditionalGeneration.from_pretrained(tiny_model).train()
-    half = torch.arange(LENGTH // 2) if packing else torch.arange(LENGTH)
-    positions = torch.cat([half] * (LENGTH // len(half)))[None].expand(ROWS, -1)
+    lengths = [LENGTH // 3, LENGTH - LENGTH // 3] if packing else [LENGTH]
+    positions = torch.cat([torch.arange(length) for length in lengths])[None].expand(ROWS, -1)
     words = torch.randn(ROWS, LENGTH, llava.config.text_config.hidden_size, requires_grad=True)
     each = activations_of(outline_of(tiny_model), torch.float32, trains_tower=False)
     found = really_saved(llava, words, positions)
-    assert each.kept(WORK, Recompute.none, packing=packing) == pytest.approx(found, rel=0.05)
+    # on a CPU each sample's own attention is kept beside that of its pack
+    assert each.kept(WORK, Recompute.none) == pytest.approx(found, rel=0.06 if packing else 0.05)
 
 
 def test_recomputing_keeps_less_and_one_layer_once_more(tiny_model):
     each = activations_of(outline_of(tiny_model), torch.float32, trains_tower=True)
-    kept = [each.kept(WORK, how, packing=True) for how in (Recompute.full, Recompute.selective, Recompute.none)]
+    kept = [each.kept(WORK, how) for how in (Recompute.full, Recompute.selective, Recompute.none)]
     assert kept == sorted(kept) and len(set(kept)) == 3
-    assert each.again(WORK, Recompute.none, packing=True) == 0
-    assert each.again(WORK, Recompute.full, packing=True) > each.back(WORK) > 0
+    assert each.again(WORK, Recompute.none) == 0
+    assert each.again(WORK, Recompute.full) >= each.back(WORK) > 0
     with_pictures = replace(WORK, batch_images=3)
-    assert each.kept(with_pictures, Recompute.full, packing=True) == kept[0] + 3 * each.pictures
+    assert each.kept(with_pictures, Recompute.full) == kept[0] + 3 * each.pictures

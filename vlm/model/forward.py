@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration
 
+from vlm.model.attention import attend_within_samples, bounds_of
+
 IGNORED = -100  # the label of a token that the loss does not count
 CHUNK = 4096  # targets whose logits exist at once
 
@@ -21,6 +23,7 @@ class PackedLoss(nn.Module):
         """Wrap a model; adapters may already be inside it."""
         super().__init__()
         self.llava = llava
+        attend_within_samples(llava.model.language_model)
         self.trains_tower = any(weight.requires_grad for weight in llava.model.vision_tower.parameters())
 
     def forward(
@@ -56,9 +59,13 @@ class PackedLoss(nn.Module):
             words = words + self._untouched(words)
         else:
             words = splice(words, patches, input_ids == self.llava.config.image_token_id)
-        # No mask and no cache: transformers then isolates samples by where position_ids begin anew.
+        # No mask and no cache: eager attention then isolates samples by where position_ids begin anew, the other by bounds.
         return model.language_model(
-            inputs_embeds=words, position_ids=position_ids, attention_mask=None, use_cache=False
+            inputs_embeds=words,
+            position_ids=position_ids,
+            attention_mask=None,
+            use_cache=False,
+            **bounds_of(position_ids),
         ).last_hidden_state
 
     def patches(self, pixel_values: Tensor) -> Tensor | None:

@@ -23,25 +23,18 @@ class Activations:
     count: int  # layers
     itemsize: int
 
-    def kept(self, work: Workload, recompute: Recompute, *, packing: bool) -> int:
+    def kept(self, work: Workload, recompute: Recompute) -> int:
         """Return what the largest micro-batch keeps from the forward pass until its backward pass."""
         tokens = work.rows * work.length * self.layers[recompute]
-        masks = self._mask(work, packing) if recompute is not Recompute.full else 0
-        return round((tokens + masks) * self.count) + work.batch_images * self.pictures
+        return round(tokens * self.count) + work.batch_images * self.pictures
 
-    def again(self, work: Workload, recompute: Recompute, *, packing: bool) -> int:
+    def again(self, work: Workload, recompute: Recompute) -> int:
         """Return what one layer of it keeps while it is computed again."""
-        if recompute is Recompute.none:
-            return 0
-        return round(work.rows * work.length * self.whole) + self._mask(work, packing)
+        return 0 if recompute is Recompute.none else round(work.rows * work.length * self.whole)
 
     def back(self, work: Workload) -> int:
         """Return what the backward pass of one layer needs beside what it kept: about as much once more."""
         return round(work.rows * work.length * self.whole)
-
-    def _mask(self, work: Workload, packing: bool) -> int:
-        """Return the bytes of the dense mask that keeps samples of a row apart; each layer has its own copy."""
-        return work.rows * work.length**2 * self.itemsize if packing else 0
 
 
 def activations_of(llava: LlavaForConditionalGeneration, dtype: torch.dtype, *, trains_tower: bool) -> Activations:

@@ -80,7 +80,8 @@ class Drawn:
 
     def sizes(self, work: Workload, recompute: Recompute, ranks: int, *, is_gpu: bool) -> Sizes:
         """Return what the memory of one rank follows from."""
-        edge, packing, itemsize = self.llava.config.vision_config.image_size, self.cfg.packing, self.each.itemsize
+        edge, itemsize = self.llava.config.vision_config.image_size, self.each.itemsize
+        runtime = self.cfg.runtime
         named = {name: weight.numel() for name, weight in self.llava.named_parameters()}
         weights = sum(named.values()) * itemsize
         if self.cfg.strategy is Strategy.qlora:
@@ -94,13 +95,14 @@ class Drawn:
             weight_bytes=itemsize,
             ranks=ranks,
             micro_batches=work.micro_batches,
-            activations=self.each.kept(work, recompute, packing=packing),
-            again=self.each.again(work, recompute, packing=packing),
+            activations=self.each.kept(work, recompute),
+            again=self.each.again(work, recompute),
             one_layer=self.each.back(work),
             targets=work.batch_targets,
             vocabulary=self.llava.config.text_config.vocab_size,
             pixels=work.batch_images * 3 * edge * edge,
             is_gpu=is_gpu,
+            saves_midway=runtime.save_minutes is not None or not 0 < work.steps <= runtime.save_every,
         )
 
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from vlm import ranks
 from vlm.config import Recompute
+from vlm.model.attention import kept_results
 from vlm.train.strategy import Trainee, shape_of
 
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
@@ -52,9 +53,7 @@ PRODUCTS = [  # what selective recomputation keeps
     aten.mm.default,
     aten.addmm.default,
     aten.bmm.default,
-    aten._scaled_dot_product_flash_attention.default,
-    aten._scaled_dot_product_efficient_attention.default,
-    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    *kept_results(),
 ]
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names for its two
 

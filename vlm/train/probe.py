@@ -1,6 +1,7 @@
 """Before the first step: do samples of a pack see each other? Asked of the real model, with two real samples.
 
-A library that changes how it builds attention masks breaks isolation without an error, and the loss hardly shows it.
+A library that changes how it hands attention its arguments breaks isolation without an error, and the loss hardly
+shows it.
 The hidden states do: those of the second sample of a pack must be those it has alone.
 """
 

@@ -1,0 +1,205 @@
+"""Attention of packs: every sample of a row by itself, without a mask of L times L.
+
+The samples' bounds travel through the language model under transformers' own names (`bounds_of`). On a GPU one call
+serves all samples: flash-attn 2 where it is installed, else torch's varlen attention, on the same kernels. Elsewhere
+(CPU, float32, old GPUs) every sample has its own causal call. None of them computes what lies between two samples.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import varlen
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+try:
+    from flash_attn import flash_attn_varlen_func
+except ImportError:  # optional; it is built against one torch and one CUDA
+    flash_attn_varlen_func = None
+
+PACKED = "packed"  # its name in transformers' table
+FLASH_HEADS = 256  # values in a head that the flash kernels can take, in steps of 8
+
+
+def attend_within_samples(language_model: PreTrainedModel) -> None:
+    """Let a language model use the attention below in place of transformers' default; another choice stands.
+
+    Raises ValueError if it caps its attention scores, which no kernel below does.
+    """
+    if getattr(language_model.config, "attn_logit_softcapping", None):
+        raise ValueError("packed attention knows no attn_logit_softcapping: choose eager attention")
+    if language_model.config._attn_implementation == "sdpa":
+        language_model.set_attn_implementation(PACKED)
+
+
+def bounds_of(position_ids: Tensor) -> dict[str, Any]:
+    """Return where samples begin and end, by transformers' names; positions (B, L) begin at 0 in each.
+
+    cu_seq_lens_*  (S + 1,) int32; the begin of each of the S samples in the B·L tokens, then B·L
+    max_length_*   tokens of the longest
+    """
+    begins = (position_ids.flatten() == 0).nonzero().flatten()
+    bounds = torch.cat([begins, begins.new_tensor([position_ids.numel()])]).int()
+    longest = int(position_ids.max()) + 1
+    return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int = 0,
+    **rest: object,
+) -> tuple[Tensor, None]:
+    """Attend as transformers' attention functions do, each sample of a pack by itself.
+
+    query        (B, H, L, D); key and value (B, H', L, D), where H' divides H
+    returns      (B, L, H, D)
+    Without bounds, as when text is generated, it is transformers' own SDPA.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **rest)
+    rows, _, length, _ = query.shape
+    tokens = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))  # (B·L, H, D)
+    window = sliding_window if sliding_window is not None and sliding_window < max_length_q else None
+    kernel = kernel_for(query, dropout)
+    return kernel(*tokens, cu_seq_lens_q, max_length_q, window, scaling, dropout).unflatten(0, (rows, length)), None
+
+
+def kernel_for(query: Tensor, dropout: float) -> Callable[..., Tensor]:
+    """Return the function that serves the samples of a query (B, H, L, D) on its device and in its type."""
+    size = query.shape[-1]
+    takes_flash = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    if not takes_flash or size > FLASH_HEADS or torch.cuda.get_device_capability(query.device) < (8, 0):
+        return by_sample
+    if flash_attn_varlen_func is not None:
+        return by_flash_attn
+    return by_sample if dropout or size % 8 else by_torch
+
+
+def by_flash_attn(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    longest: int,
+    window: int | None,
+    scaling: float | None,
+    dropout: float,
+) -> Tensor:
+    """Attend in one call of flash-attn 2; tensors (T, H, D)."""
+    return flash_attn_varlen_func(
+        query,
+        key,
+        value,
+        cu_seqlens_q=bounds,
+        cu_seqlens_k=bounds,
+        max_seqlen_q=longest,
+        max_seqlen_k=longest,
+        dropout_p=dropout,
+        softmax_scale=scaling,
+        causal=True,
+        window_size=_window(window),
+    )
+
+
+def by_torch(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    longest: int,
+    window: int | None,
+    scaling: float | None,
+    _: float,
+) -> Tensor:
+    """Attend in one call of torch's varlen attention, which has no dropout; tensors (T, H, D)."""
+    return varlen.varlen_attn(
+        query,
+        key,
+        value,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=_window(window),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+@torch.compiler.disable  # lengths differ from pack to pack
+def by_sample(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    _: int,
+    window: int | None,
+    scaling: float | None,
+    dropout: float,
+) -> Tensor:
+    """Attend in one call for each sample, or for all where they are equally long; tensors (T, H, D)."""
+    lengths = bounds.diff().tolist()
+    if len(set(lengths)) > 1:
+        samples = zip(*(states.split(lengths) for states in (query, key, value)), strict=True)
+        return torch.cat([_alike(*sample, 1, window, scaling, dropout) for sample in samples])
+    return _alike(query, key, value, len(lengths), window, scaling, dropout)
+
+
+def _alike(
+    query: Tensor, key: Tensor, value: Tensor, count: int, window: int | None, scaling: float | None, dropout: float
+) -> Tensor:
+    """Attend within `count` samples of one length; tensors (T, H, D)."""
+    length = len(query) // count
+    band = None if window is None or length <= window else _band(length, window, query.device)
+    states = (one.unflatten(0, (count, length)).transpose(1, 2) for one in (query, key, value))  # (N, H, l, D)
+    is_grouped = query.shape[1] != key.shape[1]
+    seen = scaled_dot_product_attention(
+        *states, attn_mask=band, dropout_p=dropout, is_causal=band is None, scale=scaling, enable_gqa=is_grouped
+    )
+    return seen.transpose(1, 2).flatten(0, 1)
+
+
+def _window(window: int | None) -> tuple[int, int]:
+    """Return how many tokens before and after itself a token sees, as the flash kernels count; -1: all."""
+    return (-1 if window is None else window - 1, 0)
+
+
+def _band(length: int, window: int, device: torch.device) -> Tensor:
+    """Return which tokens see which in a window: themselves and the `window` - 1 before, bool (length, length)."""
+    seen = torch.ones(length, length, dtype=torch.bool, device=device)
+    return seen.tril().triu(1 - window)
+
+
+def _mask(*arguments: object, attention_mask: Tensor | None = None, **rest: object) -> Tensor | None:
+    """Return transformers' mask where there is padding to hide, which generation has; packs need none."""
+    return None if attention_mask is None else sdpa_mask(*arguments, attention_mask=attention_mask, **rest)
+
+
+def kept_results() -> list[Any]:
+    """Return the operators above whose results are worth keeping when the rest of a layer is computed again."""
+    aten = torch.ops.aten
+    kept = [
+        aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_efficient_attention.default,
+        aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.torch_attn._varlen_attn.default,
+    ]
+    if hasattr(torch.ops.flash_attn, "_flash_attn_varlen_forward"):
+        kept.append(torch.ops.flash_attn._flash_attn_varlen_forward.default)
+    return kept
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, _mask)
