@@ -31,6 +31,7 @@ class Shape:
     vocabulary: int
     tower: tuple[int, int, int, int]
     dtype: Dtype = Dtype.float32
+    picture: tuple[int, int] = (336, 14)  # pixels of an edge, and of a patch's
 
 
 SCALED = Shape((256, 10, 691, 4), 3840, (96, 6, 384, 6))
@@ -63,12 +64,12 @@ def make_model(folder: Path, shape: Shape) -> Path:
         intermediate_size=inside,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        image_size=336,
-        patch_size=14,
+        image_size=shape.picture[0],
+        patch_size=shape.picture[1],
     )
     CLIPVisionModel(tower).to(dtype).save_pretrained(folder / "tower")
-    edge = {"height": 336, "width": 336}
-    CLIPImageProcessor(size={"shortest_edge": 336}, crop_size=edge).save_pretrained(folder / "tower")
+    edge = dict.fromkeys(("height", "width"), shape.picture[0])
+    CLIPImageProcessor(size={"shortest_edge": shape.picture[0]}, crop_size=edge).save_pretrained(folder / "tower")
     model = ModelConfig(language_model=str(folder / "language"), vision_tower=str(folder / "tower"), dtype=shape.dtype)
     patch(model.language_model, "<image>", folder / "tokenizer")
     build(model, folder / "tokenizer", 0, folder / "model")

@@ -74,7 +74,7 @@ def live(kill: list | None, ranks: int) -> bool:
 if __name__ == "__main__":
     settings, BASE, SPLIT, OUT = map(Path, sys.argv[1:5])
     CFG = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(settings)))
-    OUT.mkdir()
+    OUT.mkdir(exist_ok=True)
     for kill in json.loads(sys.argv[6]):
         assert not live(kill, int(sys.argv[5])), f"outlived {kill}"
     assert live(None, int(sys.argv[5]))

@@ -4,6 +4,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from itertools import product
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def test_a_full_disk_while_saving_leaves_the_last_checkpoint(run, settings, tmp_
     def on_a_disk_that_fills(tensors, path):
         saved.append(path)
         if len(saved) == 4:  # the moments of the second checkpoint
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
         save_file(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", on_a_disk_that_fills)
@@ -184,6 +185,37 @@ def test_a_full_disk_while_saving_leaves_the_last_checkpoint(run, settings, tmp_
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in (tmp_path / "full/checkpoints").iterdir()] == ["step_000002"]
     assert weights_of(run(settings(), tmp_path / "full") / "model") == weights_of(unbroken / "model")
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(run, settings, tmp_path, monkeypatch):
+    """And what is written is the state of its own step."""
+    unbroken = run(settings(runtime={"keep": 9}), tmp_path / "unbroken")
+    save_file, take_step, done, waited = checkpoint.save_file, loop.take_step, [], []
+
+    def slow(tensors, path):
+        """Begin to write when the next step is over; the last one has none after it."""
+        before = len(done)
+        for _ in range(6000):
+            if len(done) > before or len(done) == 6:
+                break
+            time.sleep(0.01)
+        else:
+            raise AssertionError("training waits for the disk")
+        waited.append(len(done) > before)
+        save_file(tensors, path)
+
+    def counted(*arguments):
+        done.append(take_step(*arguments))
+        return done[-1]
+
+    monkeypatch.setattr(checkpoint, "save_file", slow)
+    monkeypatch.setattr(loop, "take_step", counted)
+    out = run(settings(runtime={"keep": 9}), tmp_path / "out")
+    assert any(waited)
+    for step in (2, 4, 6):
+        for name in checkpoint.FILES:
+            one, other = (folder / f"checkpoints/step_{step:06d}" / name for folder in (out, unbroken))
+            assert one.read_bytes() == other.read_bytes()
 
 
 def test_checkpoints_are_saved_by_the_clock_too_and_every_so_many_steps_kept(run, settings, tmp_path, monkeypatch):

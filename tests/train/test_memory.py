@@ -54,8 +54,9 @@ def test_the_peak_is_that_of_one_moment():
 def test_a_cpu_also_holds_what_it_saves_and_deepspeed_without_zero_a_copy_of_the_gradients():
     on_cpu = replace(SEVEN_BILLION, is_gpu=False, weight_bytes=4, ranks=1, trainable=10**8, largest=10**6)
     assert memory(on_cpu, keys(0))["checkpoint"] == 12 * 10**8
-    few = replace(on_cpu, activations=10**10)
-    assert "checkpoint" not in memory(few, keys(0))
+    assert memory(replace(on_cpu, activations=10**10), keys(0))["checkpoint"] == 12 * 10**8
+    at_the_end = replace(on_cpu, activations=10**10, saves_midway=False)
+    assert "checkpoint" not in memory(at_the_end, keys(0))
     on_gpu = memory(replace(on_cpu, is_gpu=True), keys(0))
     assert on_gpu["gradients side by side"] == on_gpu["gradients"] == 4 * 10**8
 

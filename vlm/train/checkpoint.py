@@ -6,16 +6,18 @@
         progress.json           step, samples, targets, what may not change, hash of the samples seen
         COMPLETE                sizes and sha256 of the others, written last
 
-A checkpoint is written under another name and renamed when whole. The newest whole one is used; a damaged one is
-named and passed over.
+A checkpoint is copied to the host's memory at the end of a step and written while training goes on, under another name
+until it is whole. The newest whole one is used; a damaged one is named and passed over.
 """
 
 import hashlib
 import json
 import shutil
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from safetensors import SafetensorError
@@ -72,18 +74,29 @@ class Checkpoints:
         self.recipe = recipe
         self.runtime = runtime
         self._saved = time.monotonic()
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future | None = None  # of the first rank
+        self._step = 0  # that is or was written last
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        self._writer.shutdown()  # what is being written becomes whole, whatever ended the training
 
     def due(self, step: int) -> bool:
-        """Say whether it is time to save; clocks differ, so the first rank's word counts."""
+        """Say whether it is time to save, or to hear that saving failed; clocks differ, so the first rank's word counts."""
         minutes = self.runtime.save_minutes
         late = minutes is not None and time.monotonic() - self._saved >= minutes * 60
-        return late or step % self.runtime.save_every == 0
+        failed = self._writing is not None and self._writing.done() and self._writing.exception() is not None
+        return late or failed or step % self.runtime.save_every == 0
 
     def save(self, engine: Engine, progress: Progress) -> None:
-        """Write a checkpoint; every rank must call.
+        """Copy a checkpoint and begin to write it, when the one before is written; every rank must call.
 
-        Raises Unusable on every rank if the disk does not take it; the checkpoints before it stand.
+        Raises Unusable as `settle` does, of the one before.
         """
+        self.settle(engine)
         link_states(engine)
         weights, moments = {}, {}
         for trainee in self.trainees:
@@ -91,13 +104,26 @@ class Checkpoints:
             if ranks.first():
                 weights[trainee.name] = full["weight"].clone()
                 moments |= {f"{trainee.name}/{key}": full[key].clone() for key in MOMENTS}
-        problem = self._write(weights, moments, progress) if ranks.first() else None
+        if ranks.first():
+            record = json.dumps(self._record(progress))
+            self._writing = self._writer.submit(self._write, weights, moments, progress.step, record)
+        self._step, self._saved = progress.step, time.monotonic()
+
+    def settle(self, engine: Engine) -> None:
+        """Wait until what was saved last is on disk; every rank must call.
+
+        Raises Unusable on every rank if the disk does not take it; the checkpoints before it stand.
+        """
+        problem = self._writing.exception() if self._writing else None
+        self._writing = None
         failed = torch.tensor(int(problem is not None), device=engine.device)
-        if ranks.sum_over_ranks(failed):  # also the other ranks wait here until the checkpoint is whole
-            raise Unusable(
-                f"cannot save step {progress.step} in {self.folder} ({problem}): free some space; the checkpoint before it stands"
-            )
-        self._saved = time.monotonic()
+        if not ranks.sum_over_ranks(failed):  # also the other ranks wait here
+            return
+        if problem and not isinstance(problem, (OSError, SafetensorError)):
+            raise problem
+        raise Unusable(
+            f"cannot save step {self._step} in {self.folder} ({problem}): free some space; the checkpoint before it stands"
+        )
 
     def resume(self, engine: Engine) -> Progress:
         """Put the newest whole checkpoint into the engine; return its progress, or that of a new run.
@@ -159,16 +185,16 @@ class Checkpoints:
                 f"{found} is of a run of {record['steps']} steps, not {steps}: add extend=true to go on in it"
             )
 
-    def _write(self, weights: dict, moments: dict, progress: Progress) -> Exception | None:
-        """Write and rename a checkpoint, then remove old ones; return what the disk said against it."""
-        path = self.folder / f"step_{progress.step:06d}"
+    def _write(self, weights: dict, moments: dict, step: int, record: str) -> None:
+        """Write and rename a checkpoint, then remove old ones; if the disk does not take it, leave nothing of it."""
+        path = self.folder / f"step_{step:06d}"
         waiting = path.with_name(path.name + ".tmp")
         try:
             shutil.rmtree(waiting, ignore_errors=True)
             waiting.mkdir(parents=True)
             save_file(weights, waiting / WEIGHTS)
             save_file(moments, waiting / OPTIMIZER)
-            (waiting / PROGRESS).write_text(json.dumps(self._record(progress)))
+            (waiting / PROGRESS).write_text(record)
             for name in FILES:
                 sync(waiting / name)
             manifest = {
@@ -179,11 +205,10 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)  # a damaged one of the same step
             waiting.rename(path)
             sync(self.folder)
-        except (OSError, SafetensorError) as problem:
+        except (OSError, SafetensorError):
             shutil.rmtree(waiting, ignore_errors=True)
-            return problem
-        self._prune(progress.step)
-        return None
+            raise
+        self._prune(step)
 
     def _prune(self, newest: int) -> None:
         """Remove all but the checkpoints to keep; those after `newest` were damaged, or it would not have come back."""

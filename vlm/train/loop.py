@@ -54,7 +54,7 @@ def fit(
     Raises Stopped when asked to stop, Unusable after `max_skipped` skipped steps in a row; the last checkpoint stands.
     """
     engine.train()
-    with StopRequest() as stop, Watchdog(watchdog_minutes) as watchdog:
+    with StopRequest() as stop, Watchdog(watchdog_minutes) as watchdog, checkpoints:
         while progress.step < plan.steps and not evaluation.stopped:
             rates = set_learning_rates(engine, progress.step, plan.steps, schedule, warmup)
             waiting = time.monotonic()
@@ -80,8 +80,11 @@ def fit(
             wanted = evaluation.after(engine, progress.step)
             watchdog.beat()
             asked, due = stop.agreed(engine.device, also=checkpoints.due(progress.step))
-            if asked or due or wanted or progress.step == plan.steps:
+            must_stand = asked or wanted or progress.step == plan.steps
+            if due or must_stand:
                 checkpoints.save(engine, progress)
+            if must_stand:
+                checkpoints.settle(engine)
                 evaluation.keep()
             if asked and progress.step < plan.steps and not evaluation.stopped:
                 raise Stopped(f"asked to stop: saved at step {progress.step} of {plan.steps}; run it again to go on")

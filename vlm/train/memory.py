@@ -2,8 +2,8 @@
 
 What stays: weights, float32 masters, AdamW's two moments, DeepSpeed's buckets. What comes and goes: activations, logits,
 gradients, the optimizer's temporaries. The peak is that of the moment of a step that needs most: the loss, the backward
-pass at its beginning or its end, the sum over ranks, the update, and on a CPU the copies that are saved. What ZeRO spreads over the ranks, and which copies it
-makes, is from DeepSpeed 0.19.8's sources.
+pass at its beginning or its end, the sum over ranks, the update. On a CPU the copies that are saved stay until they are
+written. What ZeRO spreads over the ranks, and which copies it makes, is from DeepSpeed 0.19.8's sources.
 """
 
 from collections.abc import Mapping
@@ -35,6 +35,7 @@ class Sizes:
     vocabulary: int
     pixels: int  # values of that micro-batch's pictures
     is_gpu: bool
+    saves_midway: bool = True  # and not only after the last step: what is saved is written while training goes on
 
 
 def zero_stage(deepspeed: Mapping[str, Any]) -> int:
@@ -50,7 +51,9 @@ def offloads(deepspeed: Mapping[str, Any], what: str) -> bool:
 def memory(sizes: Sizes, deepspeed: Mapping[str, Any]) -> dict[str, int]:
     """Return the bytes of each item at the peak; their sum is the estimate."""
     stage, mine = zero_stage(deepspeed), _own_share(sizes, deepspeed)
-    stays = _stays(sizes, deepspeed)
+    stays, saved = _stays(sizes, deepspeed), 0 if sizes.is_gpu else sizes.trainable * CHECKPOINT_BYTES
+    if sizes.saves_midway:
+        stays["checkpoint"] = saved
     gradients = (mine if stage >= 2 else sizes.trainable) * sizes.weight_bytes
     before = {"gradients": gradients} if sizes.micro_batches > 1 else {}  # of the micro-batches before
     kept = {"activations": sizes.activations, "pixels": sizes.pixels * (1 + sizes.weight_bytes)}
@@ -65,7 +68,7 @@ def memory(sizes: Sizes, deepspeed: Mapping[str, Any]) -> dict[str, int]:
         layer | {"gradients": gradients},
         {"gradients": gradients, "gradients side by side": bucket},
         {"gradients": gradients, "update's temporaries": temporaries},
-        {"checkpoint": 0 if sizes.is_gpu else sizes.trainable * CHECKPOINT_BYTES},
+        {"checkpoint": saved},
     ]
     items = stays | max(moments, key=lambda items: sum(items.values()))
     if sizes.is_gpu:

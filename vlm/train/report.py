@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from vlm import ranks
 from vlm.config import TrainRuntime
+from vlm.errors import Unusable
 from vlm.files import sync
 from vlm.train.checkpoint import Progress
 from vlm.train.curve import draw_loss
@@ -112,8 +113,7 @@ class Report:
             "data_wait_share": self._waited / seconds,
             **self._arithmetic(progress, seconds),
         }
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": progress.step, **measured}) + "\n")
+        self._append({"step": progress.step, **measured})
         for key, value in ((key, value) for key, value in measured.items() if value is not None):
             self._board.add_scalar(key, value, progress.step)
         self._since, self._waited, self._slots = time.monotonic(), 0.0, 0
@@ -121,6 +121,16 @@ class Report:
             self._wandb.log(measured, step=progress.step)
         self._tokens, self._samples, self._steps = progress.tokens, progress.samples, progress.step
         self._targets, self._images = progress.targets, progress.images
+
+    def _append(self, row: dict) -> None:
+        """Write a row of metrics.jsonl; raises Unusable if the disk does not take it."""
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as problem:
+            raise Unusable(
+                f"cannot write {self._path} ({problem}): free some space; the last checkpoint stands"
+            ) from None
 
     def _by_source(self, losses: Sequence[float | None]) -> dict[str, float]:
         """Return the losses by the names of their sources."""
@@ -150,8 +160,7 @@ class Report:
         """
         if not self._first:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, "kind": "evaluation", **figures}) + "\n")
+        self._append({"step": step, "kind": "evaluation", **figures})
         sync(self._path)
         for key, value in figures.items():
             self._board.add_scalar(f"evaluation/{key}", value, step)
