@@ -296,7 +296,7 @@ def main() -> None:
     if unknown := set(chosen.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
     with tempfile.TemporaryDirectory() as folder:
-        with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
             bench = Bench(Path(folder))
         equal = [one for name in chosen.parts or PARTS for one in PARTS[name](bench, chosen.full)]
     print(f"\n{sum(equal)} of {len(equal)} lines as they must be")
