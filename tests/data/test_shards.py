@@ -175,6 +175,21 @@ def test_too_many_rejects_fail_in_one_line(many, data_of, tiny_chat, tmp_path):
     assert not (tmp_path / "finetune/shards.json").exists()
 
 
+def test_a_corpus_that_was_mended_meanwhile_gives_what_it_gives_from_the_start(
+    many, encoded, record, data_of, tiny_chat, tmp_path
+):
+    data = data_of(2, mine=many)
+    with pytest.raises(Unusable, match="3 of 30 samples rejected"):
+        build(data, tiny_chat, 0, tmp_path / "mended")
+    for number in (7, 19, 23):
+        (Path(many.images) / f"{number}.png").write_bytes(encoded(number))
+    records = [record(number, f"{number}.png") for number in range(30) if number not in {5, 6, 7, 8, 9}]
+    Path(many.path).write_text(json.dumps(records))
+    build(data, tiny_chat, 0, tmp_path / "mended")
+    build(data, tiny_chat, 0, tmp_path / "fresh")
+    assert files_of(tmp_path / "mended") == files_of(tmp_path / "fresh")
+
+
 def test_a_corpus_of_which_nothing_is_left_fails_in_one_line(corpus, record, data_of, tiny_chat, tmp_path):
     bad = corpus([record("1", "none.png")])
     with pytest.raises(Unusable, match="1 of 1 samples rejected"):

@@ -5,6 +5,7 @@ The text is what the tokenizer's own chat template writes, tokenized as a whole,
 evaluation is tokenized exactly as it was in training.
 """
 
+import bisect
 import functools
 import json
 import re
@@ -194,9 +195,8 @@ class Chat:
             ids += found
             at += len(text)
         is_target = np.zeros(len(ids), bool)
-        bounds = np.searchsorted(ends, np.array(spans, np.int64).reshape(-1, 2), "right")
-        for first, after in bounds.tolist():
-            is_target[first:after] = True
+        for first, after in spans:
+            is_target[bisect.bisect_right(ends, first) : bisect.bisect_right(ends, after)] = True
         is_target[empty] = False
         return np.array(ids, np.int64), is_target
 

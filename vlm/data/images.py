@@ -55,9 +55,11 @@ class InFolder:
     def read(self) -> bytes:
         handle = os.open(os.path.join(self.root, self.path), os.O_RDONLY | os.O_NONBLOCK)  # noqa: PTH118 - as above
         try:
-            _regular(os.fstat(handle))
-            with open(handle, "rb", buffering=0, closefd=False) as file:
-                return file.readall()
+            size = _regular(os.fstat(handle))
+            data = os.read(handle, size)
+            while len(data) < size and (more := os.read(handle, size - len(data))):
+                data += more
+            return data
         finally:
             os.close(handle)
 

@@ -28,7 +28,7 @@ h4 { font: 600 15px system-ui, sans-serif; margin: 0 0 8px; }
 .lead { color: var(--soft); max-width: 66ch; margin: 0; }
 .num { font-variant-numeric: tabular-nums; }
 .note, .chips, figcaption { color: var(--soft); font-size: 14px; } .note { margin: 6px 0 0; }
-.stats { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
+.stats { display: grid; grid-template-columns: repeat(3, 1fr); gap: 12px; }
 .stat, .panel, .card { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 16px 20px; }
 .stat b { display: block; font-size: 28px; line-height: 1.2; font-weight: 650; letter-spacing: -.02em; }
 .stat span { color: var(--soft); font-size: 14px; } .stat.learnt b { color: var(--learnt); }

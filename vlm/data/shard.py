@@ -9,6 +9,7 @@ import gc
 import hashlib
 import json
 import os
+import pickle
 import signal
 import sys
 import zlib
@@ -52,13 +53,16 @@ def digests(_number: int, rows: list[Row]) -> bytes:
 
 
 def write_shard(number: int, rows: list[Row]) -> Sidecar:
-    """Write one shard and its sidecar, unless they are there; return the sidecar."""
+    """Write one shard and its sidecar, unless they are there for these rows; return the sidecar."""
     folder, checks, sources = _assignment
     path = folder / shard_name(number)
     sidecar_path = path.with_suffix(".json")
-    if sidecar_path.is_file():
-        return json.loads(sidecar_path.read_text())
-    sidecar: Sidecar = {"read": Counter(row.source for row in rows), "entries": [], "digests": [], "rejects": []}
+    of_rows = hashlib.sha256(pickle.dumps(rows)).hexdigest()
+    if sidecar_path.is_file() and (found := json.loads(sidecar_path.read_text())).get("rows") == of_rows:
+        return found
+    sidecar_path.unlink(missing_ok=True)  # of a corpus that was another one
+    sidecar: Sidecar = {"rows": of_rows}
+    sidecar |= {"read": Counter(row.source for row in rows), "entries": [], "digests": [], "rejects": []}
     sidecar["cut_turns"] = 0
     end, digest = 0, hashlib.sha256()
     with written_or_unusable(path) as shard:

@@ -2,8 +2,8 @@
 
 What a shard holds is fixed by the order of the corpora (rows k·S to (k+1)·S go to shard k), so neither the number
 of workers nor an interruption changes a byte. A shard is committed by its sidecar, NAME.json, which holds its rows
-of the index; the sidecars become index.npy, rejects.jsonl, left_out.jsonl and shards.json, and shards.json commits
-the split.
+of the index and a hash of the corpora's rows; the sidecars become index.npy, rejects.jsonl, left_out.jsonl and
+shards.json, and shards.json commits the split.
 """
 
 import io
@@ -116,7 +116,7 @@ def write_split(
     """
     if (folder / MANIFEST).is_file():
         manifest = json.loads((folder / MANIFEST).read_text())
-        _remove_sidecars(folder, len(manifest["shards"]))
+        _remove_sidecars(folder, range(len(manifest["shards"])))
         return manifest
     sidecars = list(_sidecars(folder, rows, sources, checks, data, Share()))
     return _commit(folder, sidecars, sources, checks, data.max_reject_fraction)
@@ -201,20 +201,25 @@ def _commit(
     if len(rejects) > max_reject_fraction * offered or not manifest["samples"]:
         counted = ", ".join(f"{k} {v}" for k, v in (manifest["reasons"] | manifest["reasons_left_out"]).items())
         first = (rejects or left_out)[0]
+        _remove_sidecars(folder, [i for i, one in enumerate(sidecars) if one["rejects"]])  # to be checked again
         raise Unusable(
             f"{folder.name}: {len(rejects)} of {offered} samples rejected ({counted}), more than "
             f"data.max_reject_fraction={max_reject_fraction}; first: {first['id']}: {first['detail']}; "
             f"all are in {folder / REJECTS}"
         )
+    for left in folder.glob("*.tar"):  # of a corpus that was longer when the work began
+        if int(left.stem) >= len(sidecars):
+            left.unlink()
+            left.with_suffix(".json").unlink(missing_ok=True)
     index, entries = io.BytesIO(), entries_of(sidecars)
     np.save(index, entries)
     write_lengths(folder, entries, checks.max_tokens)
     write(folder / INDEX, index.getvalue())
     write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    _remove_sidecars(folder, len(sidecars))
+    _remove_sidecars(folder, range(len(sidecars)))
     return manifest
 
 
-def _remove_sidecars(folder: Path, shards: int) -> None:
-    for number in range(shards):
+def _remove_sidecars(folder: Path, shards: Iterable[int]) -> None:
+    for number in shards:
         (folder / shard_name(number)).with_suffix(".json").unlink(missing_ok=True)
