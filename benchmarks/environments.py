@@ -62,7 +62,7 @@ def _make(folder: Path, python: Path, pins: Path, torch: str) -> None:
     if list(Path(own).glob("torch-*.dist-info")):
         raise Missing("it brings another torch")
     for beside in ("torchvision", "torchaudio"):  # on a CPU, PyPI's builds are for another torch and break at import
-        if subprocess.run([python, "-c", f"import {beside}"], **_QUIET).returncode:
+        if beside not in pins.read_text() and subprocess.run([python, "-c", f"import {beside}"], **_QUIET).returncode:
             subprocess.run([python, "-m", "pip", "uninstall", "-qy", beside], **_QUIET)
 
 

@@ -23,7 +23,7 @@ from llamafactory.train.tuner import run_exp
 
 from benchmarks.turns import Turns, losses_of_transformers
 
-FROZEN = {"projector": (True, False, True), "full": (False, False, False), "lora": (True, False, True)}
+FROZEN = {"projector": (True, False, True), "full": (False, False, False), "lora": (True, False, False)}
 
 
 def main() -> None:
