@@ -172,7 +172,12 @@ def resumes(rounds: int, folder: Path, position: int, gone: dict[str, str]) -> l
     left = dict(gone)
     seconds = Row(f"resume at batch {position} to the first batch", "s", 30, True, against=SEQUENTIAL, missing=left)
     exact = {
-        workers: Row(f"exact after resume, {WORKERS} workers before, {workers} after", f"batches of {COMPARED}", 1.0)
+        workers: Row(
+            f"exact after resume, {WORKERS} workers before, {workers} after",
+            f"batches of {COMPARED}",
+            COMPARED,
+            goal_is_figure=True,
+        )
         for workers in (WORKERS, 1)
     }
     for row in exact.values():

@@ -13,7 +13,7 @@ class Row:
     """One line of the comparison, by contestant: a figure of each round.
 
     The ratio says how many times better ours is than the best peer (or than `against`); where `goal_is_share` it is our
-    share of the best peer's figure, and the goal is to stay below.
+    share of the best peer's figure, and the goal is to stay below. With `goal_is_figure` the goal is for our own figure.
     """
 
     name: str
@@ -21,6 +21,7 @@ class Row:
     goal: float | None = None
     less_is_better: bool = False
     goal_is_share: bool = False
+    goal_is_figure: bool = False
     against: str | None = None
     figures: dict[str, list[float]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)  # who took no part, and why
@@ -56,6 +57,8 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Whether the goal is met; None if there is none, or nothing to compare with."""
+        if self.goal_is_figure and OURS in self.figures:
+            return self.median(OURS) <= self.goal if self.less_is_better else self.median(OURS) >= self.goal
         if self.goal is None or self.ratio is None:
             return None
         return self.ratio <= self.goal if self.goal_is_share else self.ratio >= self.goal
@@ -68,7 +71,7 @@ class Row:
     def _ratio(self, ours: float, theirs: float) -> float:
         upside_down = self.less_is_better and not self.goal_is_share
         above, below = (theirs, ours) if upside_down else (ours, theirs)
-        return above / below if below else float("inf")
+        return above / below if below else float("inf") if above else 1.0
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -86,18 +89,19 @@ def show(rows: Sequence[Row]) -> None:
 
 def summary(rows: Sequence[Row]) -> str:
     """Return the last table: a line for each row."""
-    lines = [f"{'':54}{'ours':>12}{'best peer':>12}{'ratio':>9}  {'lowest-highest':18}{'goal':>9}"]
+    lines = [f"{'':54}{'ours':>12}{'best peer':>12}{'ratio':>9}  {'lowest-highest':18}{'goal':>11}"]
     for row in rows:
         ours = digits(row.median(OURS)) if OURS in row.figures else "-"
         peer = digits(row.median(row.best_peer)) if row.best_peer else "-"
         ratio = f"{digits(row.ratio)} x" if row.ratio is not None else "-"
         spread = f"{digits(min(row.ratios))} - {digits(max(row.ratios))}" if row.ratios else ""
-        sign = "<=" if row.goal_is_share else ">="
+        sign = "<=" if row.goal_is_share or (row.goal_is_figure and row.less_is_better) else ">="
         goal = f"{sign} {row.goal:g}" if row.goal is not None else ""
+        goal += "" if not goal else " own" if row.goal_is_figure else " x"
         verdict = {True: "met", False: "NOT MET", None: "open" if row.goal is not None else ""}[row.met]
         named = f"{row.name}, {row.unit}"
         lines.append(
-            f"{named:54}{ours:>12}{peer:>12}{ratio:>9}  {spread:18}{goal:>9}  {verdict:8} {row.best_peer or ''}".rstrip()
+            f"{named:54}{ours:>12}{peer:>12}{ratio:>9}  {spread:18}{goal:>11}  {verdict:8} {row.best_peer or ''}".rstrip()
         )
     gone = {name: reason for row in rows for name, reason in row.missing.items()}
     lines += [f"took no part: {name}: {reason}" for name, reason in gone.items()]
