@@ -149,9 +149,12 @@ class Report:
         """Draw loss.png of all that was written."""
         if self._first:
             rows = [json.loads(line) for line in _lines(self._path)]
-            points = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
-            if points:
-                draw_loss(self._path.with_name("loss.png"), *map(list, zip(*points, strict=True)))
+            training, held_out = (
+                [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+                for key in ("loss", "held_out/loss")
+            )
+            if training:
+                draw_loss(self._path.with_name("loss.png"), training, held_out)
 
     def evaluation(self, step: int, figures: dict[str, float]) -> None:
         """Record a look at held-out samples, in a row of its own kind; decisions rest on it, so it goes to disk.
