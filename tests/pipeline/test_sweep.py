@@ -52,10 +52,16 @@ def test_a_folder_is_named_by_the_swept_settings_in_any_order():
     assert long[0] != long[1] and len(long[0]) < 200
 
 
-def test_the_table_shows_the_figures_that_differ(make):
+def test_the_table_shows_the_results_that_differ(make):
     jobs = [
         make(
-            f"sweep/lr={lr}/04_finetune", {"lr": lr}, step=10, loss=loss, q={"accuracy": 50.0 + lr, "interval": [1, 2]}
+            f"sweep/lr={lr}/04_finetune",
+            {"lr": lr},
+            step=10,
+            loss=loss,
+            q={"accuracy": 50.0 + lr, "interval": [1, 2]},
+            memory_bytes=lr,
+            export_gate={"differ by": lr * 1e-7},
         )
         for lr, loss in ((1, 0.51234), (2, 0.4))
     ]

@@ -24,6 +24,7 @@ from vlm.pipeline import artifact
 
 FOLDER = "sweep"
 LONGEST = 160  # characters of a folder's name
+NO_RESULT = ("memory_bytes", "export_gate")  # figures of the process and its arithmetic, not of the model
 
 
 def choice_of_job() -> str | None:
@@ -67,12 +68,12 @@ def share(base: Path, out: Path, key: str) -> None:
 
 
 def table(jobs: Sequence[Path]) -> str:
-    """Return the figures of artifacts, one for each job, as lines of text: those that differ between them."""
+    """Return the results of artifacts, one for each job, as lines of text: those that differ between them."""
     figures = [_flat(artifact.figures_of(path)) for path in jobs]
     names = [
         name
         for name in dict.fromkeys(name for one in figures for name in one)
-        if len({f.get(name) for f in figures}) > 1
+        if name.partition(".")[0] not in NO_RESULT and len({f.get(name) for f in figures}) > 1
     ]
     rows = [["", *names]]
     rows += [
