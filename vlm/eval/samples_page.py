@@ -19,7 +19,8 @@ TABLE_STYLE = """
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 14px; background: var(--card); }
 table { border-collapse: collapse; width: 100%; }
 th, td { padding: 10px 14px; text-align: left; vertical-align: top; border-top: 1px solid var(--line); min-width: 7em; }
-thead th { border-top: 0; font: 600 13px system-ui, sans-serif; color: var(--soft); white-space: nowrap; }
+th:first-child, td:first-child { padding-left: 14px; }
+thead th { border-top: 0; padding-top: 10px; font: 600 13px system-ui, sans-serif; color: var(--soft); white-space: nowrap; }
 td.pictures img { display: block; max-width: 144px; border-radius: 8px; margin-bottom: 6px; }
 td.question { min-width: 14em; font-weight: 600; white-space: pre-line; }
 td { overflow-wrap: anywhere; } td.right { color: var(--right); } td.wrong { color: var(--wrong); }
