@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from benchmarks.corpus import CC3M, PROSE, WORDS, make_corpus
 from vlm.config import DataConfig, Dtype, Form, ModelConfig, ShardRuntime, SourceConfig, SplitConfig
@@ -32,13 +41,20 @@ class Shape:
     tower: tuple[int, int, int, int]
     dtype: Dtype = Dtype.float32
     picture: tuple[int, int] = (336, 14)  # pixels of an edge, and of a patch's
+    siglip: bool = False  # the tower's kind
 
 
 SCALED = Shape((256, 10, 691, 4), 3840, (96, 6, 384, 6))
 DEEP = replace(SCALED, language=(256, 40, 691, 4), vocabulary=15_184, tower=(96, 24, 384, 6))  # true layers
 CLIP_QWEN_4B = Shape((2560, 40, 6912, 20), 151_936, (1024, 24, 4096, 16), Dtype.bfloat16)
+CLIP_QWEN_HALF = replace(CLIP_QWEN_4B, language=(1024, 24, 2816, 16))
+SIGLIP_QWEN_7B = Shape(
+    (4096, 32, 11_008, 32), 151_936, (1152, 27, 4304, 16), Dtype.bfloat16, picture=(384, 14), siglip=True
+)
 TINY = Shape((64, 2, 172, 2), 512, (48, 2, 96, 2))  # to try the benchmarks themselves
 SHAPES = {"tiny": TINY, "scaled": SCALED, "deep": DEEP, "clip_l_336_qwen1_5_4b": CLIP_QWEN_4B}
+SHAPES |= {"clip_l_336_qwen1_5_0_5b": CLIP_QWEN_HALF, "siglip_384_qwen1_5_7b": SIGLIP_QWEN_7B}
+SHAPES |= {"tiny_siglip": replace(TINY, picture=(112, 14), siglip=True)}
 
 
 def make_model(folder: Path, shape: Shape) -> Path:
@@ -59,7 +75,7 @@ def make_model(folder: Path, shape: Shape) -> Path:
     Qwen2ForCausalLM(language).to(dtype).save_pretrained(folder / "language")
     train_tokenizer([PROSE, "Describe it. system user assistant"], 400).save_pretrained(folder / "language")
     width, layers, inside, heads = shape.tower
-    tower = CLIPVisionConfig(
+    tower = (SiglipVisionConfig if shape.siglip else CLIPVisionConfig)(
         hidden_size=width,
         intermediate_size=inside,
         num_hidden_layers=layers,
@@ -67,9 +83,12 @@ def make_model(folder: Path, shape: Shape) -> Path:
         image_size=shape.picture[0],
         patch_size=shape.picture[1],
     )
-    CLIPVisionModel(tower).to(dtype).save_pretrained(folder / "tower")
+    (SiglipVisionModel if shape.siglip else CLIPVisionModel)(tower).to(dtype).save_pretrained(folder / "tower")
     edge = dict.fromkeys(("height", "width"), shape.picture[0])
-    CLIPImageProcessor(size={"shortest_edge": shape.picture[0]}, crop_size=edge).save_pretrained(folder / "tower")
+    if shape.siglip:
+        SiglipImageProcessor(size=edge).save_pretrained(folder / "tower")
+    else:
+        CLIPImageProcessor(size={"shortest_edge": shape.picture[0]}, crop_size=edge).save_pretrained(folder / "tower")
     model = ModelConfig(language_model=str(folder / "language"), vision_tower=str(folder / "tower"), dtype=shape.dtype)
     patch(model.language_model, "<image>", folder / "tokenizer")
     build(model, folder / "tokenizer", 0, folder / "model")

@@ -1,0 +1,57 @@
+"""What could be silently wrong with a comparison: its ratios, and contestants that are given other samples."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.table import OURS, Row, summary
+
+
+def test_speed_is_a_ratio_to_the_best_peer_and_its_spread_is_that_of_the_rounds():
+    row = Row(
+        "step", "samples/s", 1.4, figures={OURS: [30.0, 33.0, 60.0], "a": [20.0, 22.0, 30.0], "b": [2.0, 1.0, 9.0]}
+    )
+    assert row.best_peer == "a" and row.ratio == 1.5 and row.ratios == [1.5, 1.5, 2.0] and row.met
+
+
+def test_a_time_is_turned_over_and_a_share_is_not():
+    time = Row("start", "s", 50, True, figures={OURS: [0.5], "list": [10.0], "index": [5.0]})
+    share = Row("memory", "MiB", 0.7, True, True, figures={OURS: [6.0], "a": [10.0], "b": [8.0]})
+    assert (time.best_peer, time.ratio, time.met) == ("index", 10.0, False)
+    assert (share.best_peer, share.ratio, share.met) == ("b", 0.75, False)
+
+
+def test_a_goal_beside_a_named_peer_stays_open_without_it():
+    row = Row("pixels", "pictures/s", 1.7, against="fast", figures={OURS: [9.0], "slow": [1.0]})
+    row.missing["fast"] = "no torchvision"
+    assert row.ratio is None and row.met is None
+    assert "open" in summary([row]) and "took no part: fast: no torchvision" in summary([row])
+
+
+def test_our_own_figure_is_judged_even_where_all_are_equal():
+    assert not Row("exact", "batches", 20, goal_is_figure=True, figures={OURS: [0], "a": [0]}).met
+    assert Row("growth", "slope", 1.1, True, goal_is_figure=True, figures={OURS: [1.0]}).met
+
+
+@pytest.mark.slow
+def test_peers_are_given_the_tokens_and_targets_that_we_train_on(tmp_path):
+    from benchmarks import training
+    from vlm.data.chat import Chat
+    from vlm.data.index import Split
+
+    for case in ("captions", "mixed"):
+        (tmp_path / case).mkdir()
+        asked = training.make(tmp_path / case, case, "tiny", rows=4, steps=1)
+        chat, split = Chat.of_model(Path(asked["model"])), Split(Path(asked["split"]))
+        listed = json.loads(Path(asked["listed"]).read_text())
+        assert len(listed) == len(split) == asked["samples"]
+        for number, record in enumerate(listed):
+            stored = split.read(number)
+            ours = chat.encode(stored.sample.turns, len(stored.pictures), split.form, 1 << 20)
+            image = chat.image_token
+            prompt = record["prompt"].replace(image, image * chat.image_tokens)
+            prompt, answer = (chat.tokenizer(text).input_ids for text in (prompt, record["answer"]))
+            assert ours.ids.tolist()[: len(prompt) + len(answer)] == prompt + answer
+            assert ours.is_target.sum() == len(answer) and ours.is_target[len(prompt)]
+            assert [Path(path).read_bytes() for path in record["images"]] == list(stored.pictures)
