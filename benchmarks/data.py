@@ -85,7 +85,8 @@ def make(folder: Path, samples: int) -> None:
     data = DataConfig(
         finetune=SplitConfig(sources=[source]),
         samples_per_shard=-(-samples // SHARDS),
-        runtime=ShardRuntime(workers=2, preview=0),
+        preview=0,
+        runtime=ShardRuntime(workers=2),
     )
     checks = Checks(small_chat(), Form.chat, data.max_tokens, data.max_pixels)
     write_split(folder / "split", read(source), [source.label], checks, data)

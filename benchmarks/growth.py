@@ -97,7 +97,7 @@ def work(stage: str, folder: Path) -> dict[str, float]:
     if stage == "stage 02":
         shutil.rmtree(out, ignore_errors=True)
         source = SourceConfig(path=str(folder / "list.json"))
-        data = DataConfig(finetune=SplitConfig(sources=[source]), runtime=ShardRuntime(workers=2, preview=0))
+        data = DataConfig(finetune=SplitConfig(sources=[source]), preview=0, runtime=ShardRuntime(workers=2))
         checks = Checks(chat, Form.chat, data.max_tokens, data.max_pixels)
         write_split(out, read(source), [source.label], checks, data)
     else:
