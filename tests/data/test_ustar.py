@@ -19,7 +19,7 @@ def by_webdataset(key: str, files: dict[str, bytes]) -> bytes:
 @given(some.dictionaries(some.sampled_from(["jpg", "1.png", "2.webp", "json"]), some.binary(max_size=3000), min_size=1))
 def test_the_bytes_are_those_of_webdatasets_writer(files):
     """Seen to fail with a checksum one too high, and with a tar that ends after two blocks."""
-    ours = b"".join(member(f"000001000007.{name}", files[name]) for name in sorted(files))
+    ours = b"".join(part for name in sorted(files) for part in member(f"000001000007.{name}", files[name]))
     assert ours + closing(len(ours)) == by_webdataset("000001000007", files)
 
 

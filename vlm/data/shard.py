@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +37,7 @@ def begin_worker(parent: int, *assignment: object) -> None:
     global _assignment  # noqa: PLW0603 - set once in each worker process
     _assignment = assignment
     gc.freeze()  # what was imported stays: the collector need not look through it again
+    gc.disable()  # and what comes lives for one sample, or until the shard's end
     end_with(parent)
 
 
@@ -73,11 +75,13 @@ def write_shard(number: int, rows: list[Row]) -> Sidecar:
                 found = {"source": row.source, "id": row.id, "reason": reason.code, "detail": reason.detail}
                 sidecar["rejects"].append(found)
                 continue
-            data = members(f"{number:06d}{at:06d}", good)
-            shard.write(data)
-            digest.update(data)
-            start, end = end, end + len(data)
-            place = [number, start, len(data), zlib.crc32(data), sources.index(row.source)]
+            start, crc = end, 0
+            for part in members(f"{number:06d}{at:06d}", good):
+                shard.write(part)
+                digest.update(part)
+                crc = zlib.crc32(part, crc)
+                end += len(part)
+            place = [number, start, end - start, crc, sources.index(row.source)]
             sidecar["entries"].append([*place, len(good.pictures), *good.size, good.tokens, good.targets])
             sidecar["digests"].append(good.digest.hex())
             sidecar["cut_turns"] += good.cut_turns
@@ -85,15 +89,18 @@ def write_shard(number: int, rows: list[Row]) -> Sidecar:
         digest.update(closing(end))
     sidecar["sha256"] = digest.hexdigest()
     write(sidecar_path, json.dumps(sidecar).encode())
+    gc.collect()
     return sidecar
 
 
-def members(key: str, good: Checked) -> bytes:
-    """Return a WebDataset sample as tar members, KEY.jpg, KEY.1.jpg, … and KEY.json, as webdataset's writer does."""
+def members(key: str, good: Checked) -> Iterator[bytes]:
+    """Yield a WebDataset sample piece by piece as tar members, KEY.jpg, KEY.1.jpg, … and KEY.json, as webdataset's
+    writer does.
+    """
     named = {(f"{i}." if i else "") + picture.extension: picture.data for i, picture in enumerate(good.pictures)}
     record = AS_JSON.encode(record_of(good.sample, good.cut_turns))
     named["json"] = record.encode(errors="backslashreplace")  # half a character becomes its JSON escape
-    return b"".join(member(f"{key}.{extension}", data) for extension, data in sorted(named.items()))
+    return chain.from_iterable(member(f"{key}.{extension}", data) for extension, data in sorted(named.items()))
 
 
 def write(path: Path, data: bytes) -> None:

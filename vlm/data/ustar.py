@@ -13,18 +13,16 @@ RECORD = 20 * BLOCK  # a tar ends at a multiple of it
 SPACES = 8 * ord(" ")  # what the checksum field counts as while the sum is taken
 
 
-def member(name: str, data: bytes) -> bytes:
-    """Return a file's header and content in whole blocks; `name` is ASCII, at most 99 letters."""
+def member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return a file's header, its content, and what fills its last block; `name` is ASCII, at most 99 letters."""
     header, total = _blank()
     path, size = name.encode("ascii"), b"%011o\0" % len(data)
     if len(path) >= NAME.stop or len(data) >= 8**11:
         raise ValueError(f"{name} of {len(data)} bytes does not fit into a ustar header")
     checksum = b"%06o\0 " % (total + sum(path) + sum(size))
-    padding = bytes(-len(data) % BLOCK)
-    return b"".join(
-        (path.ljust(NAME.stop, b"\0"), header[NAME.stop : SIZE.start], size, header[SIZE.stop : CHECKSUM.start], checksum,
-         header[CHECKSUM.stop :], data, padding)
-    )  # fmt: skip
+    fields = (path.ljust(NAME.stop, b"\0"), header[NAME.stop : SIZE.start], size, header[SIZE.stop : CHECKSUM.start],
+              checksum, header[CHECKSUM.stop :])  # fmt: skip
+    return b"".join(fields), data, bytes(-len(data) % BLOCK)
 
 
 def closing(size: int) -> bytes:
