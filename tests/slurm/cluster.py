@@ -136,6 +136,10 @@ class Cluster:
         for process in self.processes(node):
             os.kill(process, signal.SIGKILL)
 
+    def wait_until_idle(self) -> None:
+        """Wait until every node is there and free."""
+        wait("all nodes idle", lambda: self.run("sinfo", "-hNo%t", "-pmain").split() == ["idle"] * len(NODES))
+
     def stop_slurmd(self, node: str) -> None:
         """Kill a node's slurmd alone; its jobs run on, and SLURM takes the node for dead after SlurmdTimeout."""
         self.run("sh", "-c", f"kill -9 $(cat /run/slurmd.{node}.pid)", node=node)
@@ -191,7 +195,7 @@ class Cluster:
             for words in ("link set lo up", f"addr add 10.213.0.1{i}/24 dev eth0", "link set eth0 up"):
                 self.run("ip", *words.split(), node=node)
             self.boot(node)
-        wait("all nodes idle", lambda: self.run("sinfo", "-hNo%t", "-pmain").split() == ["idle"] * len(NODES))
+        self.wait_until_idle()
 
     def _start_accounting(self) -> None:
         (self.folder / "db.sql").write_text(DATABASE)
