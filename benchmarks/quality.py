@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("00_tokenizer", "01_assemble", "02_shard", "03_pretrain", "04_finetune", "05_eval")
 QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEAR = [*QKVO, "gate_proj", "up_proj", "down_proj"]
+OURS = "stages 03 and 04"
 BATCH = 16
 IGNORED = -100
 
@@ -50,6 +51,7 @@ TRIAL = 4  # a rate is tried on one sample in so many
 class Peer:
     """How Trainer trains: adapters on every layer of these names, tower included, and the projector at one rate."""
 
+    title: str
     alpha: int
     targets: list[str]
     rates: tuple[float, ...]  # of which the best is taken
@@ -58,9 +60,9 @@ class Peer:
 
 
 PEERS = {
-    "train-llava's values": Peer(8, QKVO, (4e-4,)),  # it left alpha at PEFT's default
-    "its adapters, best rate": Peer(8, QKVO, (4e-4, 1e-3, 2.5e-3, 6e-3)),
-    "our adapters, best rate": Peer(64, LINEAR, (4e-4, 1e-3, 2.5e-3), dropout=0.0),
+    "train_llava": Peer("as train-llava", 8, QKVO, (4e-4,)),  # it left alpha at PEFT's default
+    "its_adapters": Peer("its adapters, best rate", 8, QKVO, (4e-4, 1e-3, 2.5e-3, 6e-3)),
+    "our_adapters": Peer("our adapters, best rate", 64, LINEAR, (4e-4, 1e-3, 2.5e-3), dropout=0.0),
 }
 
 
@@ -179,11 +181,12 @@ def seconds_of(metrics: Path) -> float:
     return sum(row["seconds_per_step"] * (row["step"] - before) for row, before in zip(rows, steps, strict=False))
 
 
-def theirs(peer: Peer, run: Path, corpus: Path, samples: int, seed: int, out: Path) -> dict[str, Any]:
+def theirs(peer: Peer, run: Path, corpus: Path, samples: int, seed: int) -> dict[str, Any]:
     """Return a peer's figures at the best of its rates."""
 
     def at(rate: float, count: int) -> dict[str, Any]:
-        return trained(peer, rate, run, corpus, count, seed, out / f"{rate:g}_{count}")
+        out = run / "trainer" / f"alpha_{peer.alpha}_rate_{rate:g}_samples_{count}"
+        return trained(peer, rate, run, corpus, count, seed, out)
 
     tried = {rate: at(rate, samples // TRIAL)["score"] for rate in peer.rates} if len(peer.rates) > 1 else {}
     best = max(tried, key=tried.get) if tried else peer.rates[0]
@@ -204,12 +207,12 @@ def trained(peer: Peer, rate: float, run: Path, corpus: Path, count: int, seed: 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Return the figures as lines of text."""
-    lines = [f"{'':36}{'% right':>9}{'interval':>14}{'shuffled':>10}{'samples':>9}{'seconds':>9}"]
+    lines = [f"{'':44}{'% right':>9}{'interval':>14}{'shuffled':>10}{'samples':>9}{'seconds':>9}"]
     for name, of in found.items():
         low, high = of["interval"]
         interval, shuffled = f"{low:.1f}-{high:.1f}", of["shuffled"]
         lines.append(
-            f"{name:36}{of['score']:>9.1f}{interval:>14}{shuffled:>10.1f}{of['samples']:>9,}{of['seconds']:>9.0f}"
+            f"{name:44}{of['score']:>9.1f}{interval:>14}{shuffled:>10.1f}{of['samples']:>9,}{of['seconds']:>9.0f}"
         )
     return "\n".join(lines)
 
@@ -224,10 +227,10 @@ def main() -> None:
     chosen = parser.parse_args()
     run_stages(chosen.run, chosen.seed, chosen.epochs)
     run, corpus = ROOT / "runs" / chosen.run, ROOT / "demo/corpus"
-    found: dict[str, dict[str, Any]] = {"stages 03 and 04": ours(run)}
+    found = {OURS: ours(run)}
     for name in chosen.peers:
-        out = run / "trainer" / name.replace(" ", "_")
-        found[name] = theirs(PEERS[name], run, corpus, found["stages 03 and 04"]["samples"], chosen.seed, out)
+        figures = theirs(PEERS[name], run, corpus, found[OURS]["samples"], chosen.seed)
+        found[f"Trainer, {PEERS[name].title}: {figures['rate']:g}"] = figures
     print(table(found))
     print(json.dumps({"seed": chosen.seed, "load": load(), **found}))
 
