@@ -51,23 +51,23 @@ class Batch:
 
 
 def in_batches(asks: Sequence[Ask], size: int) -> list[list[Ask]]:
-    """Return the questions in batches, those about the same pictures side by side; the largest batches come first.
+    """Return the questions in batches of up to `size`; those about the same pictures share one where it holds them all.
 
-    `asks` are all questions of a task. The batches follow from them alone.
+    `asks` are all questions of a task. The batches follow from them alone; the longest prompts come first.
     """
     names = {place: name for ask in asks for place, name in zip(ask.question.own, ask.question.pictures, strict=True)}
-    shown = [tuple(names[place] for place in ask.places) for ask in asks]
-    longest: dict[tuple[str, ...], tuple[int, int]] = {}  # of each group: how long, and where it comes first
-    for number, ask in enumerate(asks):
-        length, first = longest.get(shown[number], (0, number))
-        longest[shown[number]] = (max(length, len(ask.prompt)), first)
-
-    def place(number: int) -> tuple[int, ...]:
-        length, first = longest[shown[number]]
-        return (-length, first, -len(asks[number].prompt), number)
-
-    order = sorted(range(len(asks)), key=place)
-    return [[asks[number] for number in order[at : at + size]] for at in range(0, len(order), size)]
+    groups: dict[tuple[str, ...], list[Ask]] = {}
+    for ask in sorted(asks, key=lambda ask: -len(ask.prompt)):
+        groups.setdefault(tuple(names[place] for place in ask.places), []).append(ask)
+    batches: list[list[Ask]] = []
+    for group in groups.values():
+        for at in range(0, len(group), size):
+            part = group[at : at + size]
+            if batches and len(batches[-1]) + len(part) <= size:
+                batches[-1] += part
+            else:
+                batches.append(part)
+    return batches
 
 
 def collate(samples: Pictures, asks: Sequence[Ask], image_id: int, pad_id: int, how: Preprocessing) -> Batch:
