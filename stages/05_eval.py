@@ -7,6 +7,7 @@ Writes  05_eval      predictions/<task>.jsonl, scored/<task>.jsonl, metrics.json
     python stages/05_eval.py
     python stages/05_eval.py eval=[pope,ok_vqa] run=pope eval.model=llava-hf/llava-1.5-7b-hf   any model, any benchmark
     python stages/05_eval.py run=theirs eval=pope eval.predictions=answers/                    answers that are there already
+    python stages/05_eval.py run=after eval.against=before                                     its report shows what changed
     python stages/05_eval.py eval.compare=[before,after]                                       what changed between two runs
     torchrun --nproc-per-node 4 stages/05_eval.py                                              on four GPUs
 
@@ -25,18 +26,27 @@ from omegaconf import DictConfig
 from vlm.config import RootConfig
 from vlm.errors import Unusable
 from vlm.files import sha256
-from vlm.pipeline.artifact import write_figures
+from vlm.pipeline.artifact import load, write_figures
+from vlm.pipeline.predictions import comparison
 from vlm.pipeline.stage import Stage, start, typed
 
 
 def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:
     """Answer, score and report."""
+    from vlm.eval.compare import earlier
     from vlm.eval.judge import judging
+    from vlm.eval.report import Beside
     from vlm.eval.run import evaluate
 
+    finetuned = inputs.get("04_finetune")
+    trainings = [] if finetuned is None else [finetuned.with_name("03_pretrain"), finetuned]
+    beside = Beside(
+        forecasts={folder.name: comparison(folder) for folder in trainings},
+        earlier=cfg.eval.against and earlier(Path(cfg.runs), cfg.eval.against, list(cfg.eval.tasks)),
+    )
     cache = Path(cfg.eval.judge.runtime.cache or Path(cfg.runs) / "endpoint_cache")
     with judging(cfg.eval, cache, out) as judge:
-        found = evaluate(cfg.eval, cfg.seed, cfg.run, inputs.get("04_finetune"), inputs.get("02_shard"), out, judge)
+        found = evaluate(cfg.eval, cfg.seed, cfg.run, finetuned, inputs.get("02_shard"), out, judge, beside)
     write_figures(out, found)
 
 
@@ -53,6 +63,8 @@ def given(cfg: RootConfig) -> dict[str, str]:
     from vlm.model.saved import find
 
     found = {}
+    if cfg.eval.against is not None:
+        found["eval.against"] = load(Path(cfg.runs) / cfg.eval.against / "05_eval").key
     if cfg.eval.model is not None and is_hub_id(cfg.eval.model):  # with its @revision the id says it all
         locate(cfg.eval.model, "eval.model")
     elif cfg.eval.model is not None:

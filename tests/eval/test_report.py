@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import pytest
 
 from vlm.eval.charts import Curve
-from vlm.eval.report import write_report
-from vlm.eval.results import Result, Unseen
+from vlm.eval.report import Beside, write_report
+from vlm.eval.results import Before, Earlier, Result, Unseen
 from vlm.eval.score import Marked, score
 
 HOSTILE = "</p><script>alert(1)</script>\"'&"
@@ -60,7 +60,7 @@ FORECAST = {"04_finetune": [{"name": "steps", "unit": "", "predicted": 2, "measu
 def test_one_file_holds_figures_curves_and_as_many_answers_as_asked_for(result, tmp_path):
     path = tmp_path / "report.html"
     curves = {"03_pretrain": Curve((1, 2), (3.0, 2.0), ()), "04_finetune": Curve((1, 2), (2.0, 1.0), (1e-3, 0.0))}
-    write_report(path, "my run", [result], curves, 12, 0, FORECAST)
+    write_report(path, "my run", [result], curves, 12, 0, Beside(FORECAST))
     tags, text = read(path), path.read_text()
     assert "my run" in tags.text and "35.0" in tags.text and "+35.0 " in tags.text
     assert "04_finetune: predicted and measured" in tags.text
@@ -131,7 +131,11 @@ def test_in_a_browser_answers_are_filtered_searched_and_seen_and_the_console_is_
         for one in result.answered
     ]
     path = tmp_path / "report.html"
-    write_report(path, "run", [dataclasses.replace(result, answered=many)], {}, 5000, 0)
+    before = {
+        one.question.id: Before(one.question.text, "?" if i < 7 else one.answer, one.mark) for i, one in enumerate(many)
+    }
+    beside = Beside(earlier=Earlier("first", {result.name: before}))
+    write_report(path, "run", [dataclasses.replace(result, answered=many)], {}, 5000, 0, beside)
     browser.get(path.as_uri())
 
     def cards():
@@ -147,6 +151,8 @@ def test_in_a_browser_answers_are_filtered_searched_and_seen_and_the_console_is_
     wrong = sum(not one.is_right for one in many)
     assert count() == f"{wrong:,} of 5,000"
     assert {card.get_attribute("class") for card in cards()} == {"card is-wrong"}
+    browser.find_element("css selector", "button[value=changed]").click()
+    assert count() == "7 of 5,000" and all("in first\n?" in card.text for card in cards())
     browser.find_element("css selector", "button[value='']").click()
     browser.find_element("css selector", "input[type=search]").send_keys("6? SQUARE")
     found = [one for one in many if "6?" in one.question.text and "square" in one.question.text]
@@ -165,3 +171,22 @@ def test_in_a_browser_answers_are_filtered_searched_and_seen_and_the_console_is_
         browser.set_window_size(width, 900)
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert browser.get_log("browser") == []
+
+
+def test_answers_that_have_changed_since_another_run_are_marked(result, tmp_path):
+    same, other, reworded, *rest = result.answered
+    before = {one.question.id: Before(one.question.text, one.answer, one.mark) for one in result.answered}
+    before[other.question.id] = Before(other.question.text, "before", 1.0)
+    before[reworded.question.id] = Before("another question", "before", 1.0)
+    del before[rest[0].question.id]
+    path = tmp_path / "report.html"
+    write_report(path, "now", [result], {}, 99, 0, Beside(earlier=Earlier("first", {result.name: before})))
+    cards = {one["id"]: one for one in stored(path, "cards")}
+    assert [identity for identity, one in cards.items() if one["changed"]] == [other.question.id]
+    said = {
+        identity: [line["answer"] for line in one["said"] if line["label"] == "in first"]
+        for identity, one in cards.items()
+    }
+    assert said[other.question.id] == ["before"] and said[same.question.id] == [same.answer]
+    assert said[reworded.question.id] == said[rest[0].question.id] == []
+    assert '<button value="changed" aria-pressed="false">Changed since first</button>' in path.read_text()

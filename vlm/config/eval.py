@@ -105,6 +105,7 @@ class EvalConfig:
     base: str | None = None  # the model folder below an adapter or a checkpoint, where it is not found by itself
     predictions: str | None = None  # score the <task>.jsonl of this folder, whoever wrote them; no model is loaded
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    against: str | None = None  # a run that was evaluated: the report shows its answers too, and which have changed
     compare: list[str] = field(default_factory=list)  # two runs that were evaluated: what changed between them
     dtype: Dtype | None = None  # null: bfloat16 on a GPU, float32 on a CPU
     gallery: int = 5000  # answers shown in the report

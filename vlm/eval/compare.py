@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from vlm.config import RootConfig
 from vlm.errors import Unusable
 from vlm.eval.compare_page import PAGE, write_compare
-from vlm.eval.results import Changed, Comparison, TaskComparison
+from vlm.eval.results import Before, Changed, Comparison, Earlier, TaskComparison
 from vlm.eval.stats import intervals, paired_test
 from vlm.eval.tasks import Pictures, open_task
 from vlm.files import write_whole
@@ -62,6 +62,28 @@ def _alike(task: dict[str, Any], what: str) -> object:
     found = task.get(what)
     return (
         {key: value for key, value in found.items() if key != "without_points"} if what == "judge" and found else found
+    )
+
+
+def earlier(runs: Path, run: str, tasks: Sequence[str]) -> Earlier:
+    """Return what another run answered to these tasks, for a report to be compared with.
+
+    Raises Unusable if it was not evaluated, or answered none of them.
+    """
+    folder = _evaluated(runs, run)
+    known = json.loads((folder / "metrics.json").read_text())["tasks"]
+    if not any(name in known for name in tasks):
+        raise Unusable(f"eval.against={run}: it has none of the tasks {', '.join(tasks)}, but {', '.join(known)}")
+    return Earlier(
+        run,
+        {
+            name: {
+                one["question_id"]: Before(one["question"], one["answer"], one["mark"])
+                for one in _scored(folder / "scored" / f"{name}.jsonl")
+            }
+            for name in tasks
+            if name in known
+        },
     )
 
 

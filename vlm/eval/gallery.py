@@ -48,6 +48,7 @@ class Card:
     verdict_text: str
     split: Pictures | None  # where the pictures are; None if they are there no more
     others: Mapping[str, str] = field(default_factory=dict)  # by name of a choice: what it filters by
+    is_changed: bool = False  # since another run, which the button "changed" filters by
 
 
 def gallery(
@@ -135,6 +136,7 @@ def _record(one: Card, thumbnails: "_Thumbnails") -> dict[str, object]:
         ],
         "verdict": one.verdict,
         "verdict_text": one.verdict_text,
+        "changed": one.is_changed,
         **one.others,
     }
 

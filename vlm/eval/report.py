@@ -1,6 +1,7 @@
 """report.html: what the model can do, at a glance and answer by answer, in one file that opens from disk."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from vlm.eval.charts import Curve, curve_panel
 from vlm.eval.gallery import Card, Said, choose, commonest_mistakes, counted, gallery
 from vlm.eval.lengths import length_panels
 from vlm.eval.page import GALLERY, page
-from vlm.eval.results import Answered, Result
+from vlm.eval.results import Answered, Earlier, Result
 from vlm.eval.tables import BLIND, Line, figures_table, forecast_panel, gain_panel, link_to, score_table
 from vlm.files import write_whole
 
@@ -22,6 +23,17 @@ Forecasts = Mapping[str, Sequence[Mapping[str, Any]]]
 """By stage: name, unit, predicted and measured of each figure that was foreseen before a training."""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a report shows beside what an evaluation found."""
+
+    forecasts: Forecasts = field(default_factory=dict)
+    earlier: Earlier | None = None  # another run's answers, to be compared with
+
+
+NOTHING = Beside()
+
+
 def write_report(
     path: Path,
     run: str,
@@ -29,9 +41,9 @@ def write_report(
     curves: Mapping[str, Curve],
     count: int,
     seed: int,
-    forecasts: Forecasts | None = None,
+    beside: Beside = NOTHING,
 ) -> None:
-    """Write the page; `curves` and `forecasts` are by stage, `count` is how many answers are shown in full."""
+    """Write the page; `curves` are by stage, `count` is how many answers are shown in full."""
     asked = sum(len(result.answered) for result in results)
     shown = {name for result in results for one in result.answered for name in one.blind}
     again = "".join(f", and again with {BLIND[name]}" for name in BLIND if name in shown)
@@ -41,8 +53,8 @@ def write_report(
         f'<p class="lead">{asked:,} held-out questions, asked with their own pictures{again}.</p>',
         _headline(results),
         *(_task(result, len(results) > 1) for result in results),
-        _training(curves, forecasts or {}),
-        _gallery(results, count, seed),
+        _training(curves, beside.forecasts),
+        _gallery(results, count, seed, beside.earlier),
     ]
     html = page(f"{run} · evaluation", "\n".join(filter(None, parts)), script=GALLERY)
     write_whole(path, html.encode(errors="backslashreplace"))
@@ -110,26 +122,30 @@ def _training(curves: Mapping[str, Curve], forecasts: Forecasts) -> str:
     return f'<h2>Training</h2><div class="pair">{"".join(panels)}</div>' if panels else ""
 
 
-def _gallery(results: Sequence[Result], count: int, seed: int) -> str:
+def _gallery(results: Sequence[Result], count: int, seed: int, earlier: Earlier | None) -> str:
     """Return the answers shown in full, as many of each task."""
     cards: list[Card] = []
     for number, result in enumerate(results):
         share = count // len(results) + (number < count % len(results))
         prefix = f"{result.name}: " if len(results) > 1 else ""
-        cards += [_card(one, result, prefix) for one in choose(result.answered, share, seed)]
+        cards += [_card(one, result, prefix, earlier) for one in choose(result.answered, share, seed)]
     looks = {name: text for name, text in LOOKS.items() if any(one.others["look"] == name for one in cards)}
     asked = sum(len(result.answered) for result in results)
     few = "" if len(cards) == asked else ", right and wrong ones half and half as far as there are enough of both"
     lead = f"{len(cards):,} of {asked:,} answers{few}, in mixed order." if few else f"All {asked:,}, in mixed order."
+    verdicts = VERDICTS | ({"changed": f"Changed since {earlier.run}"} if earlier else {})
     choices = {"look": ("with and without pictures", looks)} if looks else {}
-    return f'<h2>Answers</h2>\n<p class="lead">{lead}</p>\n{gallery(cards, VERDICTS, choices)}'
+    return f'<h2>Answers</h2>\n<p class="lead">{lead}</p>\n{gallery(cards, verdicts, choices)}'
 
 
-def _card(one: Answered, result: Result, prefix: str) -> Card:
+def _card(one: Answered, result: Result, prefix: str, earlier: Earlier | None) -> Card:
     question = one.question
+    before = earlier.answer_to(result.name, question) if earlier else None
     said = [Said("answered", one.answer, one.mark)]
     if one.remark:
         said.append(Said("the judge said", one.remark, None))
+    if before:
+        said.append(Said(f"in {earlier.run}", before.answer, before.mark))
     if question.pictures:
         said += [
             Said(SHOWN[name], seen.answer, None, _score(seen.mark, result.metric), seen.pictures)
@@ -148,6 +164,7 @@ def _card(one: Answered, result: Result, prefix: str) -> Card:
         verdict_text=score or {"unmarked": "not marked"}.get(verdict, verdict),
         split=result.split,
         others={"look": _look(one)},
+        is_changed=before is not None and (before.answer, before.mark) != (one.answer, one.mark),
     )
 
 

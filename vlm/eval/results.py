@@ -46,6 +46,28 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Before:
+    """What another run answered to a question."""
+
+    question: str
+    answer: str
+    mark: float | None
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Another run's answers."""
+
+    run: str
+    tasks: Mapping[str, Mapping[str, Before]]  # by task and question id
+
+    def answer_to(self, task: str, question: Question) -> Before | None:
+        """Return what it answered to the same question; None if it was asked no such."""
+        found = self.tasks.get(task, {}).get(question.id)
+        return found if found and found.question == question.text else None
+
+
+@dataclass(frozen=True)
 class Changed:
     """A question whose answer is worth more, or less, than it was."""
 

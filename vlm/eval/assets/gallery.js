@@ -57,7 +57,7 @@ function more() {
 function show() {
   const verdict = buttons.find(button => button.getAttribute('aria-pressed') === 'true')?.value ?? '';
   const words = sought.value.toLowerCase().split(/\s+/).filter(Boolean);
-  found = cards.filter(one => (!verdict || one.verdict === verdict) &&
+  found = cards.filter(one => (!verdict || one.verdict === verdict || (verdict === 'changed' && one.changed)) &&
     selects.every(select => !select.value || one[select.name] === select.value) &&
     words.every(word => text(one).includes(word)));
   gallery.replaceChildren();
