@@ -189,4 +189,5 @@ def test_answers_that_have_changed_since_another_run_are_marked(result, tmp_path
     }
     assert said[other.question.id] == ["before"] and said[same.question.id] == [same.answer]
     assert said[reworded.question.id] == said[rest[0].question.id] == []
-    assert '<button value="changed" aria-pressed="false">Changed since first</button>' in path.read_text()
+    assert '<button value="changed" aria-pressed="false">Changed</button>' in path.read_text()
+    assert "those that first answered otherwise" in path.read_text()

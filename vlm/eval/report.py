@@ -133,7 +133,9 @@ def _gallery(results: Sequence[Result], count: int, seed: int, earlier: Earlier 
     asked = sum(len(result.answered) for result in results)
     few = "" if len(cards) == asked else ", right and wrong ones half and half as far as there are enough of both"
     lead = f"{len(cards):,} of {asked:,} answers{few}, in mixed order." if few else f"All {asked:,}, in mixed order."
-    verdicts = VERDICTS | ({"changed": f"Changed since {earlier.run}"} if earlier else {})
+    if earlier:
+        lead += f" Changed are those that {escape(earlier.run)} answered otherwise."
+    verdicts = VERDICTS | ({"changed": "Changed"} if earlier else {})
     choices = {"look": ("with and without pictures", looks)} if looks else {}
     return f'<h2>Answers</h2>\n<p class="lead">{lead}</p>\n{gallery(cards, verdicts, choices)}'
 
