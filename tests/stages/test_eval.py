@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -23,21 +22,17 @@ ALL = 80  # answers, with and without the right pictures
 
 
 @pytest.fixture(scope="module")
-def evaluations(pipeline: Pipeline, whole_run: Path):
-    """Make a run that is ready for stage 05."""
-
-    def make(name: str) -> str:
-        for stage in ("02_shard", "04_finetune"):
-            shutil.copytree(whole_run / stage, pipeline.runs / name / stage)
-        return name
-
-    return make
+def pipeline(tiny_model: Path, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """Stage 05 alone, which asks a model folder the questions of a file."""
+    source = f"{{path: {tiny_corpus}/held_out.json, images: {tiny_corpus}/images}}"
+    overrides = [f"eval.model={tiny_model}", f"eval.tasks.questions.sources=[{source}]", *TASK]
+    return Pipeline(tmp_path_factory.mktemp("runs"), overrides)
 
 
 @pytest.fixture(scope="module")
-def alone(pipeline: Pipeline, evaluations) -> dict[str, bytes]:
+def alone(pipeline: Pipeline) -> dict[str, bytes]:
     """The files of one rank that was never killed."""
-    code, said = pipeline.run("05_eval", *TASK, run=evaluations("alone"))
+    code, said = pipeline.run("05_eval", run="alone")
     assert code == 0, said
     return files(pipeline, "alone")
 
@@ -64,8 +59,8 @@ def wait_for(pipeline: Pipeline, process: subprocess.Popen, run: str, lines: int
 
 
 @pytest.mark.slow
-def test_two_ranks_answer_as_one_does(pipeline, evaluations, alone):
-    code, said = pipeline.run("05_eval", *TASK, run=evaluations("two"), ranks=2)
+def test_two_ranks_answer_as_one_does(pipeline, alone):
+    code, said = pipeline.run("05_eval", run="two", ranks=2)
     assert code == 0, said
     assert files(pipeline, "two") == alone
     predictions = pipeline.runs / "two" / "05_eval" / "predictions"
@@ -73,33 +68,30 @@ def test_two_ranks_answer_as_one_does(pipeline, evaluations, alone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("then", [1, 2])
-def test_a_rank_is_killed_while_it_answers_and_others_go_on(pipeline, evaluations, alone, then):
-    run = evaluations(f"killed_then_{then}")
-    process = pipeline.start("05_eval", *TASK, run=run, ranks=2)
-    wait_for(pipeline, process, run, 4, "questions.rank1")
+def test_a_rank_is_killed_while_it_answers_and_another_goes_on(pipeline, alone):
+    process = pipeline.start("05_eval", run="killed_rank", ranks=2)
+    wait_for(pipeline, process, "killed_rank", 4, "questions.rank1")
     os.kill(rank_of(process, 1), signal.SIGKILL)
-    said, _ = process.communicate(timeout=120)
+    process.communicate(timeout=120)
     assert process.returncode != 0
-    assert 4 <= len(set(answered(pipeline, run))) < ALL
-    code, said = pipeline.run("05_eval", *TASK, run=run, ranks=then)
+    assert 4 <= len(set(answered(pipeline, "killed_rank"))) < ALL
+    code, said = pipeline.run("05_eval", run="killed_rank")
     assert code == 0, said
-    assert files(pipeline, run) == alone
+    assert files(pipeline, "killed_rank") == alone
 
 
 @pytest.mark.slow
-def test_killed_while_it_answers_it_goes_on_and_answers_nothing_twice(pipeline, evaluations, alone):
-    run = evaluations("killed")
-    for lines in (9, 37, 66):
-        process = pipeline.start("05_eval", *TASK, run=run)
-        wait_for(pipeline, process, run, lines)
+def test_killed_while_it_answers_it_goes_on_and_answers_nothing_twice(pipeline, alone):
+    for lines in (9, 55):
+        process = pipeline.start("05_eval", run="killed")
+        wait_for(pipeline, process, "killed", lines)
         process.kill()
         process.communicate()
-        before = answered(pipeline, run)
+        before = answered(pipeline, "killed")
         assert lines <= len(set(before)) == len(before) < ALL
-    code, said = pipeline.run("05_eval", *TASK, run=run)
+    code, said = pipeline.run("05_eval", run="killed")
     assert code == 0, said
-    assert files(pipeline, run) == alone
+    assert files(pipeline, "killed") == alone
 
 
 def rank_of(launcher: subprocess.Popen, rank: int) -> int:
