@@ -66,11 +66,7 @@ def fit(
             limit = progress.usual_loss * skip_above if skip_above and progress.usual_loss else None
             step = take_step(engine, micro_batches, targets, how, limit)
 
-            samples, of_source = plan.samples(progress.step), plan.target_counts(progress.step, len(step.nats))
-            by_source = [nats / count if count else None for nats, count in zip(step.nats, of_source, strict=True)]
-            tokens, images = (int(counts[samples].sum()) for counts in (plan.tokens, plan.images))
-            progress.count(len(samples), tokens, targets, images, step.loss if step.updated else None)
-            report.step(progress, step.loss, step.grad_norm, rates, step.slots, by_source)
+            account(step, rates, plan, progress, report)
             watchdog.beat()
             if progress.skipped_in_a_row >= max_skipped:
                 raise Unusable(
@@ -105,6 +101,16 @@ class Step:
     grad_norm: float  # before clipping, over all ranks
     slots: int  # tokens computed on all ranks, padding too
     updated: bool  # false: skipped, on all ranks alike
+
+
+def account(step: Step, rates: dict[str, float], plan: Plan, progress: Progress, report: Report) -> None:
+    """Count a step that was taken, and report it."""
+    samples, targets = plan.samples(progress.step), plan.target_count(progress.step)
+    of_source = plan.target_counts(progress.step, len(step.nats))
+    by_source = [nats / count if count else None for nats, count in zip(step.nats, of_source, strict=True)]
+    tokens, images = (int(counts[samples].sum()) for counts in (plan.tokens, plan.images))
+    progress.count(len(samples), tokens, targets, images, step.loss if step.updated else None)
+    report.step(progress, step.loss, step.grad_norm, rates, step.slots, by_source)
 
 
 def take_step(

@@ -46,22 +46,9 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     """
     held = memory_now()
     ranks.pin_threads(cfg.runtime.threads)
-    if cfg.strategy is Strategy.qlora:
-        bitsandbytes()
-    if cfg.runtime.wandb and find_spec("wandb") is None:
-        raise Unusable("runtime.wandb=true, but wandb is not installed: pip install wandb, or set it to false")
-    for part in strategy.parts_that_train(cfg.strategy, cfg.train):
-        strategy.peak_of(part, cfg.lr)
-    chat = Chat.of_model(base)
-    shards = check_split(split, chat.image_tokens)
-    plan = plan_of(cfg, seed, shards)
-    join_ranks()
-    if ranks.first():
-        print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
-    how = Preprocessing.load(base)
-    rows = cfg.runtime.rows_at_once
-    steps = Steps(shards, plan, chat, how, rank=ranks.rank(), ranks=ranks.world(), rows_at_once=rows)
-    steps.check(plan.samples(0)[:4].tolist())
+    _check(cfg)
+    steps = _steps(cfg, seed, base, split)
+    plan, shards, chat, how = steps.plan, steps.split, steps.chat, steps.how
     held_out = _held_out(cfg, seed, split, chat, how) if cfg.evaluation.is_on else None
     model, trainees, engine = _start(cfg, seed, base)
     if ranks.first():
@@ -113,6 +100,30 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
         "memory_bytes": took,
         **evaluation.figures(),
     }
+
+
+def _check(cfg: TrainConfig) -> None:
+    """Raise Unusable, before anything is loaded, if the settings ask for what is not there."""
+    if cfg.strategy is Strategy.qlora:
+        bitsandbytes()
+    if cfg.runtime.wandb and find_spec("wandb") is None:
+        raise Unusable("runtime.wandb=true, but wandb is not installed: pip install wandb, or set it to false")
+    for part in strategy.parts_that_train(cfg.strategy, cfg.train):
+        strategy.peak_of(part, cfg.lr)
+
+
+def _steps(cfg: TrainConfig, seed: int, base: Path, split: Path) -> Steps:
+    """Meet the other ranks and return this one's share of every step; a few samples are read as training will."""
+    chat = Chat.of_model(base)
+    shards = check_split(split, chat.image_tokens)
+    plan = plan_of(cfg, seed, shards)
+    join_ranks()
+    if ranks.first():
+        print(f"{plan.steps} steps of {cfg.samples_per_step} samples, {len(plan.order):,} samples in all", flush=True)
+    how, rows = Preprocessing.load(base), cfg.runtime.rows_at_once
+    steps = Steps(shards, plan, chat, how, rank=ranks.rank(), ranks=ranks.world(), rows_at_once=rows)
+    steps.check(plan.samples(0)[:4].tolist())
+    return steps
 
 
 def _recipe(cfg: TrainConfig, seed: int, shards: Split, base: Path) -> dict[str, Any]:
