@@ -190,7 +190,8 @@ class Checkpoints:
         path = self.folder / f"step_{step:06d}"
         waiting = path.with_name(path.name + ".tmp")
         try:
-            shutil.rmtree(waiting, ignore_errors=True)
+            for torn in self.folder.glob("step_*.tmp"):  # by a kill
+                shutil.rmtree(torn)
             waiting.mkdir(parents=True)
             save_file(weights, waiting / WEIGHTS)
             save_file(moments, waiting / OPTIMIZER)
