@@ -90,13 +90,11 @@ def test_a_model_that_trained_on_packs_answers_as_before():
     assert all(map(torch.equal, before.scores, after.scores))
 
 
-def test_eager_attention_stands_and_capped_scores_are_refused():
-    llm = model_of(LlamaConfig, LlamaForCausalLM, attn_implementation="eager").model
+@pytest.mark.parametrize(("chosen", "cap"), [("eager", None), ("sdpa", 50.0)])
+def test_another_attention_stands_and_so_does_that_of_a_model_that_caps_its_scores(chosen, cap):
+    llm = model_of(LlamaConfig, LlamaForCausalLM, attn_implementation=chosen, attn_logit_softcapping=cap).model
     attend_within_samples(llm)
-    assert llm.config._attn_implementation == "eager"
-    llm.config.attn_logit_softcapping = 50.0
-    with pytest.raises(ValueError, match="attn_logit_softcapping"):
-        attend_within_samples(llm)
+    assert llm.config._attn_implementation == chosen
 
 
 class OnGpu:

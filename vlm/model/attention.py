@@ -28,11 +28,10 @@ FLASH_HEADS = 256  # values in a head that the flash kernels can take, in steps 
 def attend_within_samples(language_model: PreTrainedModel) -> None:
     """Let a language model use the attention below in place of transformers' default; another choice stands.
 
-    Raises ValueError if it caps its attention scores, which no kernel below does.
+    One that caps its scores stays with what transformers makes of it: no kernel below does so.
     """
-    if getattr(language_model.config, "attn_logit_softcapping", None):
-        raise ValueError("packed attention knows no attn_logit_softcapping: choose eager attention")
-    if language_model.config._attn_implementation == "sdpa":
+    config = language_model.config
+    if config._attn_implementation == "sdpa" and not getattr(config, "attn_logit_softcapping", None):
         language_model.set_attn_implementation(PACKED)
 
 
