@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import loader_start
 from benchmarks.corpus import CC3M, make_corpus, small_chat
 from benchmarks.environments import Missing, python_of
-from benchmarks.peers.loaders import BATCH, COMPARED
+from benchmarks.peers.loaders import BATCH, COMPARED, NOT_BY_NUMBER
 from benchmarks.table import OURS, Row, show
 from benchmarks.turns import Failed
 from vlm.config import DataConfig, Form, ShardRuntime, SourceConfig, SplitConfig
@@ -30,6 +30,7 @@ from vlm.data.sources import read
 
 PICTURES = 64  # different ones; the samples share them
 WORKERS = 2
+BATCHES, READS = 25, 4000  # that a turn takes
 SHARDS = 20
 NEEDS = {"mosaicml-streaming": "streaming", "litdata": "litdata", "Energon": "energon"}  # an environment
 SEQUENTIAL, SHUFFLED, LOOSE = "webdataset, sequential", "webdataset, shuffled", "torch Dataset, loose files"
@@ -65,7 +66,6 @@ def measure(rounds: int, samples: int = 14_000, position: int = 400, listed: int
         return [
             *start,
             *rates(rounds, folder, gone),
-            raw(rounds, folder, gone),
             *resumes(rounds, folder, position, gone),
         ]
 
@@ -137,35 +137,24 @@ def start_up(rounds: int, samples: int, folder: Path) -> list[Row]:
 
 
 def rates(rounds: int, folder: Path, gone: dict[str, str]) -> list[Row]:
-    """First batch, rate and memory of a fresh loader with two workers; ours tokenizes and packs as well."""
+    """First batch, rate, memory and raw reads of a fresh loader with two workers; ours tokenizes and packs as well."""
     left = dict(gone)
     rows = {
         "first": Row("first batch of a fresh loader", "s", None, True, missing=left),
         "rate": Row("loader with 2 workers", "samples/s", missing=left),
         "megabytes": Row("its memory, workers included", "MB", None, True, goal_is_share=True, missing=left),
+        "reads": Row("random reads, webdataset's in order", "samples/s", 8, against=SEQUENTIAL),
     }
-    asked = {"do": "rate", "folder": str(folder), "workers": WORKERS, "batches": 40}
+    asked = {"do": "rate", "folder": str(folder), "workers": WORKERS, "batches": BATCHES, "count": READS}
     for number in range(rounds):
         for name in NAMES:
             found = take_part(left, name, functools.partial(child, name, **asked))
             for figure, row in rows.items() if found else ():
-                row.figures.setdefault(name, []).append(found[figure])
+                if figure in found:
+                    row.figures.setdefault(name, []).append(found[figure])
             print(f"  round {number + 1}: {name} {found and round(found['rate'])} samples/s", flush=True)
+    rows["reads"].missing = left | NOT_BY_NUMBER
     return list(rows.values())
-
-
-def raw(rounds: int, folder: Path, gone: dict[str, str]) -> Row:
-    """Raw reads, nothing decoded."""
-    row = Row("random reads (webdataset: sequential)", "samples/s", 8, against=SEQUENTIAL, missing=dict(gone))
-    row.missing["Energon"] = "it gives no sample by number"
-    for _ in range(rounds):
-        for name in NAMES:
-            if name == SHUFFLED:
-                continue
-            ask = functools.partial(child, name, do="reads", folder=str(folder), count=4000)
-            if found := take_part(row.missing, name, ask):
-                row.figures.setdefault(name, []).append(found["rate"])
-    return row
 
 
 def resumes(rounds: int, folder: Path, position: int, gone: dict[str, str]) -> list[Row]:

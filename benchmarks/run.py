@@ -40,7 +40,7 @@ class Size:
     position: int = 400  # batches before a resume
     listed: int = 1_000_000  # samples of a start-up
     sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)  # of growth
-    pictures: int = 2000  # of a corpus to shard
+    pictures: int = 1000  # of a corpus to shard
     seconds: float = 2.0  # of a turn of pixels
 
 
@@ -95,7 +95,7 @@ def checkpoint(size: Size) -> list[Row]:
 
 def evaluation(size: Size) -> list[Row]:
     """Stage 05 beside answers one at a time."""
-    found = last_line("benchmarks.eval", "--shape", size.shape, "--rounds", size.rounds)
+    found = last_line("benchmarks.eval", "pope", "ok_vqa", "--shape", size.shape, "--rounds", size.rounds)
     rows = []
     for case in [name for name, one in found.items() if isinstance(one, dict)]:
         rates = next(one for one in found[case].values() if isinstance(one, dict) and "stage 05" in one)
@@ -125,16 +125,16 @@ def quality(size: Size) -> list[Row]:
 
 
 ROWS: dict[str, tuple[float, Callable[[Size], list[Row]]]] = {  # minutes, about
-    "captions": (5, lambda size: training("captions", size)),
-    "full": (6, lambda size: training("full", size)),
-    "mixed": (7, lambda size: training("mixed", size)),
-    "lora": (6, lambda size: training("lora", size)),
-    "data": (7, data),
-    "pixels": (1, pixels),
-    "evaluation": (3, evaluation),
-    "checkpoint": (1, checkpoint),
-    "sharding": (2, sharding),
+    "captions": (4, lambda size: training("captions", size)),
+    "full": (4, lambda size: training("full", size)),
+    "mixed": (6, lambda size: training("mixed", size)),
+    "lora": (4, lambda size: training("lora", size)),
+    "data": (11, data),
+    "evaluation": (4, evaluation),
     "growth": (4, growth),
+    "pixels": (2, pixels),
+    "sharding": (2, sharding),
+    "checkpoint": (1, checkpoint),
     "quality": (30, quality),
 }
 BY_DEFAULT = [name for name in ROWS if name != "quality"]

@@ -199,6 +199,7 @@ IMPORTS = {  # what a loader needs, so that no import is timed
     "litdata": ("litdata",),
     "Energon": ("megatron.energon",),
 }
+NOT_BY_NUMBER = {"webdataset, shuffled": "as in order", "Energon": "it gives no sample by number"}
 LOADERS = {
     "ours": ours,
     "webdataset, sequential": webdataset,
@@ -222,15 +223,16 @@ def counted(loader: DataLoader, first: int) -> Loader:
     return given(), lambda: done[0]
 
 
-def rate(name: str, folder: Path, workers: int, batches: int) -> dict[str, float]:
-    """Return seconds to the first batch, samples/s of the next ones, and memory of all processes, MB."""
+def rate(name: str, folder: Path, workers: int, batches: int, count: int) -> dict[str, float]:
+    """Return seconds to the first batch, samples/s of the next ones, memory of all processes in MB, and raw reads/s."""
     start = time.perf_counter()
     given, _ = LOADERS[name](folder, workers, None)
     next(given)
     first = time.perf_counter() - start
     start = time.perf_counter()
-    count = sum(len(ids) for ids in itertools.islice(given, batches))
-    return {"first": first, "rate": count / (time.perf_counter() - start), "megabytes": memory()}
+    samples = sum(len(ids) for ids in itertools.islice(given, batches))
+    found = {"first": first, "rate": samples / (time.perf_counter() - start), "megabytes": memory()}
+    return found if name in NOT_BY_NUMBER else found | {"reads": reads(name, folder, count)}
 
 
 def position(name: str, folder: Path, workers: int, batches: int, state: Path) -> dict[str, Any]:
@@ -251,14 +253,14 @@ def resume(name: str, folder: Path, workers: int, state: Path) -> dict[str, Any]
     return {"seconds": seconds, "next": first + list(itertools.islice(given, COMPARED - 1))}
 
 
-def reads(name: str, folder: Path, count: int) -> dict[str, float]:
+def reads(name: str, folder: Path, count: int) -> float:
     """Return raw reads a second, picture and record, nothing decoded: at random, but webdataset one after the other."""
     read, total = _reader(name, folder)
     wanted = random.Random(0).choices(range(total), k=count)
     read(wanted[:10])
     start = time.perf_counter()
     read(wanted)
-    return {"rate": count / (time.perf_counter() - start)}
+    return count / (time.perf_counter() - start)
 
 
 def _reader(name: str, folder: Path) -> tuple[Callable[[list[int]], object], int]:
@@ -354,7 +356,7 @@ def main() -> None:
         _without_torchvision()
     for module in IMPORTS.get(name, ("webdataset",)):
         importlib.import_module(module)
-    work = {"rate": rate, "position": position, "resume": resume, "reads": reads, "convert": convert}[asked.pop("do")]
+    work = {"rate": rate, "position": position, "resume": resume, "convert": convert}[asked.pop("do")]
     paths = {key: Path(asked[key]) for key in ("folder", "state") if key in asked}
     print(json.dumps(work(name, **(asked | paths))), flush=True)
     os._exit(0)  # workers that read ahead are not waited for
