@@ -179,3 +179,4 @@ def test_an_evaluation_with_a_judge_has_scores_with_intervals_and_shows_what_the
     report = (tmp_path / "one/report.html").read_text()
     assert "40 questions, 1 unmarked" in report
     assert "the judge said" in report and "So it is." in report
+    assert "Commonest mistakes" not in report

@@ -81,7 +81,9 @@ def test_a_real_server_is_asked_and_stage_02_reads_what_came_back(
 ):
     cfg = settings(limit=2, stream=stream, timeout=60.0)
     cfg.model, cfg.runtime.base_url = str(parrot), served
-    cfg.kinds = cfg.kinds | {"short": KindConfig("Say what is there.", format=AnswerFormat.text, questions=["What is it?"])}
+    cfg.kinds = cfg.kinds | {
+        "short": KindConfig("Say what is there.", format=AnswerFormat.text, questions=["What is it?"])
+    }
     figures = generate(cfg, 0, tiny_tokenizer, tmp_path / "cache", tmp_path)
     assert (figures["samples"], figures["rejected"]) == (2, 6)
     assert {*figures["reasons"]} == {"format", "length"}  # the other kinds want more than three words
