@@ -36,8 +36,7 @@ _assignment: tuple[Path, Checks, list[str]]  # of a worker process: where to wri
 def begin_worker(parent: int, *assignment: object) -> None:
     global _assignment  # noqa: PLW0603 - set once in each worker process
     _assignment = assignment
-    gc.freeze()  # what was imported stays: the collector need not look through it again
-    gc.disable()  # and what comes lives for one sample, or until the shard's end
+    gc.disable()  # what comes lives for one sample, or until the shard's end
     end_with(parent)
 
 

@@ -6,6 +6,7 @@ of the index and a hash of the corpora's rows; the sidecars become index.npy, re
 shards.json, and shards.json commits the split.
 """
 
+import gc
 import io
 import itertools
 import json
@@ -133,8 +134,8 @@ def _sidecars(
     workers, size = data.runtime.processes, data.samples_per_shard
     ahead = 2 * workers
     with (
-        progress(f"02_shard {folder.name}", lambda: _count(rows, size, share)) as tell,
         _workers(folder, workers, (folder, checks, sources)) as pool,
+        progress(f"02_shard {folder.name}", lambda: _count(rows, size, share)) as tell,
     ):
         if data.drop_duplicates:
             chunks = _chunks(rows, size, Share())
@@ -147,11 +148,14 @@ def _sidecars(
 @contextmanager
 def _workers(folder: Path, count: int, assignment: tuple) -> Iterator[Executor]:
     forked = multiprocessing.get_context("fork")  # the tokenizer is inherited, not copied
+    gc.freeze()  # what was imported stays: no process need look through it again, or copy it for that
     with ProcessPoolExecutor(count, forked, initializer=begin_worker, initargs=(os.getpid(), *assignment)) as pool:
         try:
             yield pool
         except BrokenProcessPool:
             raise Hindered(f"{folder.name}: a worker process was killed, perhaps for its memory: run again") from None
+        finally:
+            gc.unfreeze()
 
 
 def _without(rows: Iterable[Row], is_duplicate: np.ndarray) -> Iterator[Row]:
