@@ -1,3 +1,6 @@
+import copy
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -244,3 +247,23 @@ def test_a_template_that_leaves_its_last_turn_open_still_ends_the_answer(tiny_to
     assert chat.tokenizer.decode(encoded.ids[encoded.is_target]) == "here<|im_end|>so<|im_end|>"
     prompt = chat.prompt(turns[:3])
     assert encoded.ids[: len(prompt)].tolist() == prompt.tolist()
+
+
+def test_a_processor_s_template_is_read_and_the_tokenizer_s_first_token_stands_before_it(chats, tmp_path):
+    """In the form of llava-hf/llava-1.5-7b-hf, whose template writes no <s> and takes parts alone."""
+    template = (
+        "{% for m in messages %}{{ m['role'].upper() + ': ' }}"
+        "{% for part in m['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+        "{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' ' }}{% endfor %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    )
+    tokenizer = copy.deepcopy(chats["vicuna"].tokenizer)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_token": "<image>"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "image_seq_length": 3}))
+    chat = Chat.of_model(tmp_path)
+    ids = chat.prompt(dialogue("<image>\nIs it a cat?", "no")[:1])
+    text = f"USER: {'<image>' * 3}\nIs it a cat? ASSISTANT:"
+    assert ids.tolist() == tokenizer(text).input_ids and ids[0] == tokenizer.bos_token_id

@@ -24,6 +24,7 @@ from vlm.data.samples import IMAGE, Reject, Turn
 from vlm.errors import Unusable
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+PROCESSOR_TEMPLATE = "chat_template.json"  # of a processor, as llava-hf wrote it before chat_template.jinja
 MARK = re.compile(r"⟦(\d+)⟧")  # stands for the text of a turn while a template is taken apart
 
 
@@ -68,7 +69,10 @@ class Chat:
         config = json.loads((folder / "config.json").read_text())
         file = folder / "processor_config.json"
         token = json.loads(file.read_text()).get("image_token", IMAGE) if file.is_file() else IMAGE
-        return cls.load(str(folder), token, config.get("image_seq_length") or _image_tokens(config))
+        chat = cls.load(str(folder), token, config.get("image_seq_length") or _image_tokens(config))
+        if chat.tokenizer.chat_template is None and (file := folder / PROCESSOR_TEMPLATE).is_file():
+            chat.tokenizer.chat_template = json.loads(file.read_text())["chat_template"]
+        return chat
 
     def encode(self, turns: tuple[Turn, ...], images: int, form: Form, max_tokens: int) -> Encoded:
         """Return ids and targets of a sample with `images` pictures, at most `max_tokens` long.
@@ -96,13 +100,13 @@ class Chat:
     def prompt(self, turns: tuple[Turn, ...]) -> NDArray[np.int64]:
         """Return the ids that ask for the next answer, shape (L,); the last turn is the user's."""
         text, _ = self._write(turns, asking=True)
-        return self._expand(*self._tokenize(text, []))[0]
+        return self._begun(*self._tokenize(text, []))[0]
 
     def _encode(self, turns: tuple[Turn, ...], form: Form) -> Encoded:
         if form is Form.plain:
             return self._encode_plain(turns)
         text, spans = self._write(turns, asking=False)
-        return Encoded(*self._expand(*self._tokenize(text, spans)))
+        return Encoded(*self._begun(*self._tokenize(text, spans)))
 
     def _encode_plain(self, turns: tuple[Turn, ...]) -> Encoded:
         """Write the picture, the caption and the end; the question is dropped."""
@@ -132,6 +136,15 @@ class Chat:
             pieces += [(text, False), (after, True)]
             at += len(text) + len(after)
         return pieces, spans
+
+    @functools.cached_property
+    def _bos_left_out(self) -> list[int]:
+        """The first token where a processor's template leaves it to the tokenizer; a tokenizer's own writes it."""
+        if self.tokenizer.chat_template is None or not self._adds_bos:
+            return []
+        takes_text = self._filled_in(["⟦0⟧"], ("user",), True)[1::2] == ["0"]
+        before, *_ = self._scaffold(("user",), True)
+        return [] if takes_text or before.startswith(self.tokenizer.bos_token) else [self.tokenizer.bos_token_id]
 
     @functools.cached_property
     def _adds_bos(self) -> bool:
@@ -214,6 +227,13 @@ class Chat:
             coder.no_padding()
         coded = coder.encode(text, add_special_tokens=False)
         return coded.ids, coded.offsets
+
+    def _begun(
+        self, ids: NDArray[np.int64], is_target: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return them from the first token on, each picture's as often as it takes."""
+        left_out = self._bos_left_out
+        return self._expand(np.r_[np.int64(left_out), ids], np.r_[np.zeros(len(left_out), bool), is_target])
 
     def _expand(
         self, ids: NDArray[np.int64], is_target: NDArray[np.bool_]

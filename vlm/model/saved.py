@@ -17,7 +17,7 @@ from vlm.model.hub import fetch, locate
 CHECKPOINT, ADAPTER = "weights.safetensors", "adapter_config.json"
 BASES = {"03_pretrain": "01_assemble", "04_finetune": "03_pretrain"}  # the stage a training begins with
 SMALL = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json")
-SMALL += ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", ADAPTER)
+SMALL += ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json", ADAPTER)
 SAMPLED = 4096  # bytes of each tensor that a fingerprint reads
 
 
