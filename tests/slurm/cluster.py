@@ -138,7 +138,7 @@ class Cluster:
 
     def wait_until_idle(self) -> None:
         """Wait until every node is there and free."""
-        wait("all nodes idle", lambda: self.run("sinfo", "-hNo%t", "-pmain").split() == ["idle"] * len(NODES))
+        wait("all nodes idle", lambda: self.run("sinfo", "-hNo%t", "-pmain").split() == ["idle"] * len(NODES), 90)
 
     def stop_slurmd(self, node: str) -> None:
         """Kill a node's slurmd alone; its jobs run on, and SLURM takes the node for dead after SlurmdTimeout."""

@@ -58,7 +58,8 @@ def resources(stage: "Stage", cluster: ClusterConfig) -> dict[str, Any]:
         "constraint": cluster.constraint if stage.distributed or not cluster.gpus_per_node else None,
         "cpus_per_task": cores,
         "signal_delay_s": min(cluster.signal_delay_seconds, 30 * asked["time"]),
-        "srun_args": ["--kill-on-bad-exit=1", "--wait=60", f"--cpus-per-task={cores}"],
+        # wait=0: the first rank is alone at the end, with the export and the hashes of large files
+        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={cores}"],
         "additional_parameters": more | cluster.additional_parameters,
     }
 

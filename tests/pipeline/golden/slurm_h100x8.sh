@@ -27,7 +27,7 @@ trap : TERM  # so that this script outlives the ranks and can put the job back
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output RUNS/r/jobs/01_assemble/%j_%t_log.out --kill-on-bad-exit=1 --wait=60 --cpus-per-task=8 bash -c 'trap '"'"''"'"' USR2; exec PYTHON -u PROJECT/stages/01_assemble.py --config-dir RUNS/r/jobs --config-name 01_assemble.frozen'
+srun --unbuffered --output RUNS/r/jobs/01_assemble/%j_%t_log.out --kill-on-bad-exit=1 --wait=0 --cpus-per-task=8 bash -c 'trap '"'"''"'"' USR2; exec PYTHON -u PROJECT/stages/01_assemble.py --config-dir RUNS/r/jobs --config-name 01_assemble.frozen'
 
 
 # teardown
@@ -66,7 +66,7 @@ trap : TERM  # so that this script outlives the ranks and can put the job back
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output RUNS/r/jobs/03_pretrain/%j_%t_log.out --kill-on-bad-exit=1 --wait=60 --cpus-per-task=12 bash -c 'trap '"'"''"'"' USR2; export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS; exec PYTHON -u PROJECT/stages/03_pretrain.py --config-dir RUNS/r/jobs --config-name 03_pretrain.frozen'
+srun --unbuffered --output RUNS/r/jobs/03_pretrain/%j_%t_log.out --kill-on-bad-exit=1 --wait=0 --cpus-per-task=12 bash -c 'trap '"'"''"'"' USR2; export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS; exec PYTHON -u PROJECT/stages/03_pretrain.py --config-dir RUNS/r/jobs --config-name 03_pretrain.frozen'
 
 
 # teardown
@@ -103,7 +103,7 @@ trap : TERM  # so that this script outlives the ranks and can put the job back
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output RUNS/r/jobs/02_shard/%A_%a_%t_log.out --kill-on-bad-exit=1 --wait=60 --cpus-per-task=8 bash -c 'trap '"'"''"'"' USR2; exec PYTHON -u PROJECT/stages/02_shard.py --config-dir RUNS/r/jobs --config-name 02_shard.frozen part=$SLURM_ARRAY_TASK_ID/8'
+srun --unbuffered --output RUNS/r/jobs/02_shard/%A_%a_%t_log.out --kill-on-bad-exit=1 --wait=0 --cpus-per-task=8 bash -c 'trap '"'"''"'"' USR2; exec PYTHON -u PROJECT/stages/02_shard.py --config-dir RUNS/r/jobs --config-name 02_shard.frozen part=$SLURM_ARRAY_TASK_ID/8'
 
 
 # teardown
