@@ -64,6 +64,8 @@ def test_what_a_site_asks_for_reaches_sbatch(composed, tmp_path, answers):
     lines = script(RANKS, settings, tmp_path).splitlines()
     assert {f"#SBATCH --{one}" for one in ("partition=gpu", "account=us", "qos=high", "constraint=a100")} <= {*lines}
     assert {"#SBATCH --nodes=2-4", "#SBATCH --gpus-per-node=a100:8", "#SBATCH --mail-type=END"} <= {*lines}
+    assert {"#SBATCH --cpus-per-task=64"} <= {*lines} and not [one for one in lines if "#SBATCH --ntasks" in one]
+    assert "--cpus-per-task=8 --ntasks-per-node=8 bash -c" in next(one for one in lines if one.startswith("srun"))
     assert {"module load cuda", "export NCCL_SOCKET_IFNAME=ib0", "export GLOO_SOCKET_IFNAME=ib0"} <= {*lines}
 
 

@@ -53,13 +53,17 @@ def resources(stage: "Stage", cluster: ClusterConfig) -> dict[str, Any]:
     elif gpus:
         asked |= {"gpus_per_node": gpus}
     cores = cluster.cpus_per_gpu if stage.distributed else single.cpus
+    srun = [f"--cpus-per-task={cores}"]
+    if "nodes" in more:  # told how many tasks, sbatch would take no more nodes than the fewest need: srun is told
+        srun.append(f"--ntasks-per-node={asked.pop('ntasks_per_node')}")
+        cores *= cluster.ranks_per_node
     return asked | {
         "partition": cluster.partition if stage.distributed else single.partition or cluster.partition,
         "constraint": cluster.constraint if stage.distributed or not cluster.gpus_per_node else None,
         "cpus_per_task": cores,
         "signal_delay_s": min(cluster.signal_delay_seconds, 30 * asked["time"]),
         # wait=0: the first rank is alone at the end, with the export and the hashes of large files
-        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", f"--cpus-per-task={cores}"],
+        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", *srun],
         "additional_parameters": more | cluster.additional_parameters,
     }
 
@@ -67,11 +71,12 @@ def resources(stage: "Stage", cluster: ClusterConfig) -> dict[str, Any]:
 def resources_of(stage: "Stage", cluster: ClusterConfig) -> str:
     """Return in a few words what a stage asks for."""
     asked = resources(stage, cluster)
-    nodes, tasks = asked["additional_parameters"].get("nodes", asked["nodes"]), asked["ntasks_per_node"]
+    nodes = asked["additional_parameters"].get("nodes", asked["nodes"])
     gpus = asked.get("gpus_per_node") or asked["additional_parameters"].get("gpus-per-node")
-    words = [f"{nodes} x {tasks} tasks" if stage.distributed else "1 task"]
+    words = [f"{nodes} x {cluster.ranks_per_node} tasks" if stage.distributed else "1 task"]
     words += [f"{gpus} GPUs a node"] if gpus else []
-    return ", ".join([*words, f"{asked['cpus_per_task']} cores each", f"{asked['time']} min"])
+    cores = cluster.cpus_per_gpu if stage.distributed else cluster.single.cpus
+    return ", ".join([*words, f"{cores} cores each", f"{asked['time']} min"])
 
 
 def command_of(stage: "Stage", config: Path, array: int = 1) -> str:
