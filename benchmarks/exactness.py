@@ -166,7 +166,8 @@ def close(name: str, out: Path, other: Path) -> bool:
     )
     same = (out / "plan.npy").read_bytes() == (other / "plan.npy").read_bytes()
     equal = same and loss <= LOSS and norm <= NORM
-    print(f"  {say(equal)}  {name}: sample ids equal, losses {loss:.1e}, gradient norms {norm:.1e} apart", flush=True)
+    ids = "equal" if same else "OTHER"
+    print(f"  {say(equal)}  {name}: sample ids {ids}, losses {loss:.1e}, gradient norms {norm:.1e} apart", flush=True)
     return equal
 
 
