@@ -1,5 +1,6 @@
 """The stage scripts, run as a user runs them, on the tiny parts."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+VARIES = ("config.yaml", "report.html", "events.out", "preflight.json")  # hold the name of the run, or times
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("0[0-5]_*.py"))
 
 
@@ -43,27 +45,20 @@ class Pipeline:
         return process.returncode, output
 
 
+def contents(artifact: Path) -> dict[str, str]:
+    """Return the hashes of an artifact's files that must be equal whenever and however it was made."""
+    record = json.loads((artifact / "artifact.json").read_text())
+    kept = {name: digest for name, digest in record["sha256"].items() if not any(part in name for part in VARIES)}
+    metrics = artifact / "metrics.jsonl"
+    if metrics.is_file():
+        lines = map(json.loads, metrics.open())
+        kept["metrics.jsonl"] = str([(line["step"], line.get("loss"), line.get("held_out/loss")) for line in lines])
+    return kept
+
+
 @pytest.fixture(scope="session")
-def pipeline(tiny_language_model, tiny_tower, tiny_corpus, tmp_path_factory) -> Pipeline:
-    images = f"images: {tiny_corpus}/images"
-    train, test = (f"{{path: {tiny_corpus}/{name}.json, {images}}}" for name in ("train", "held_out"))
-    overrides = [
-        f"model.language_model={tiny_language_model}",
-        f"model.vision_tower={tiny_tower}",
-        f"data.pretrain.sources=[{train}]",
-        f"data.finetune.sources=[{train}]",
-        f"data.finetune.held_out=[{test}]",
-        "data.samples_per_shard=5",
-        "pretrain.steps=6",
-        "pretrain.samples_per_step=4",
-        "pretrain.runtime.save_every=2",
-        "finetune.steps=6",
-        "finetune.samples_per_step=4",
-        "finetune.runtime.save_every=2",
-        "eval.tasks.questions.max_new_tokens=4",
-        "eval.runtime.batch_size=8",
-    ]
-    return Pipeline(tmp_path_factory.mktemp("runs"), overrides)
+def pipeline(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return Pipeline(tmp_path_factory.mktemp("runs"), tiny_settings)
 
 
 @pytest.fixture(scope="session")
