@@ -15,6 +15,12 @@ def test_prompts_are_counted_as_the_template_writes_them(settings, tiny_tokenize
         assert abs(tokens.prompt(task) - len(tokenizer.encode(text, add_special_tokens=False))) <= 1
 
 
+def test_costs_of_nothing_are_explained(settings, tiny_tokenizer):
+    tasks, _ = tasks_of(settings(), 0)
+    said = [estimate(tasks, Tokens.load(tiny_tokenizer), cfg) for cfg in (settings(), settings(input_price=1.0))]
+    assert ["no price is set" in table for table in said] == [True, False]
+
+
 def test_the_table_adds_up(settings, tiny_tokenizer):
     cfg = settings(input_price=2.0, output_price=10.0)
     tokens = Tokens.load(tiny_tokenizer)

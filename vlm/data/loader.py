@@ -18,6 +18,7 @@ from vlm.data.plan import Plan
 from vlm.errors import Hindered, Unusable
 
 IGNORED = -100  # the label of a token that the loss does not count
+KILLED = "a process that reads samples was killed, perhaps for its memory; run it again to go on"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Steps(Dataset):
 def load_steps(steps: Steps, first_step: int, workers: int) -> Iterator[list[Batch]]:
     """Yield the micro-batches of step `first_step` and of every later one, read ahead by worker processes.
 
-    Raises Unusable if a sample is damaged or is not what was sharded.
+    Raises Unusable if a sample is damaged or is not what was sharded, Hindered if a worker ends while it hands over.
     """
     loader = DataLoader(
         steps,
@@ -131,7 +132,14 @@ def load_steps(steps: Steps, first_step: int, workers: int) -> Iterator[list[Bat
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_begin_worker,
     )
-    for micro_batches in loader:
+    ready = iter(loader)
+    while True:
+        try:
+            micro_batches = next(ready, None)
+        except (EOFError, ConnectionError):  # the socket through which tensors come
+            raise Hindered(KILLED) from None
+        if micro_batches is None:
+            return
         if isinstance(micro_batches, Unusable):
             raise micro_batches
         yield micro_batches
@@ -148,9 +156,7 @@ def whole_workers() -> Iterator[None]:
     except RuntimeError as problem:
         if not str(problem).startswith("DataLoader worker"):
             raise
-        raise Hindered(
-            "a process that reads samples was killed, perhaps for its memory; run it again to go on"
-        ) from None
+        raise Hindered(KILLED) from None
 
 
 def _as_it_is(item: list[Batch] | Unusable) -> list[Batch] | Unusable:

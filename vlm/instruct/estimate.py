@@ -69,4 +69,6 @@ def estimate(tasks: Iterable[Task], tokens: Tokens, cfg: InstructConfig) -> str:
         cost = cost_of(asked, said, cfg.runtime)
         most = 2 * cost_of(asked, n * cfg.max_tokens, cfg.runtime)
         lines.append(f"{counted or 'all':<16}{n:>10,}{asked:>16,}{said:>16,}{cost:>14,.4f}{most:>14,.4f}")
+    if requests and not (cfg.runtime.input_price or cfg.runtime.output_price):
+        lines.append("no price is set: instruct.runtime.input_price= and output_price=, for a million tokens")
     return "\n".join(lines) if requests else "nothing is left to ask"

@@ -53,7 +53,7 @@ def _memory(found: Mapping[str, Any], seen: Forecast) -> list[str]:
     verdict = "fits" if seen.bytes_needed <= seen.bytes_there else "DOES NOT FIT"
     lines.append(f"    {'in all':24} {seen.bytes_needed / GIB:>8.2f} of {seen.bytes_there / GIB:.1f}: {verdict}")
     if found["host_memory"]:
-        lines.append(f"    {'and in its host':24} {found['host_memory'] / GIB:>8.2f} while the first rank saves")
+        lines.append(f"    {'memory of its host':24} {found['host_memory'] / GIB:>8.2f} while the first rank saves")
     if room := largest_rows(found, seen.bytes_there):
         lines.append(f"    rows_at_once={room} is the largest tried that fits")
     return lines
