@@ -88,6 +88,28 @@ def test_an_interrupted_training_goes_on_by_itself_to_the_same_end(runs: Runs, t
     assert runs.contents(run, STAGE) == runs.contents(two_ranks, STAGE)
 
 
+def test_a_training_that_is_given_fewer_nodes_goes_on_with_the_same_batches(runs: Runs, two_ranks: str):
+    run = "elastic"
+    runs.copy(two_ranks, run, EARLIER)
+    runs.slurm.wait_until_idle()  # else it begins at once on what is free
+    with runs.slurm.slow_network(SLOW):
+        code, said = runs.submit(STAGE, run, "cluster.tasks_per_node=1", "cluster.min_nodes=1")
+        assert code == 0, said
+        job = runs.job(run, STAGE)
+        wait("step 12", lambda: steps(runs, run) > 11, 300)
+        assert runs.slurm.run("squeue", "-ho%D", "-j", job) == "2"
+        others = [f"nodename={','.join(NODES[1:])}"]
+        runs.slurm.run("scontrol", "update", *others, "state=drain", "reason=elastic")
+        runs.slurm.run("scontrol", "requeue", job)
+    assert runs.wait(run, STAGE) == "COMPLETED", runs.log(run, STAGE)
+    runs.slurm.run("scontrol", "update", *others, "state=resume")
+    losses, whole = dict(runs.losses(run, STAGE)), dict(runs.losses(two_ranks, STAGE))
+    assert runs.slurm.run("sacct", "-nPX", "--format=nnodes", "-j", job).splitlines()[-1] == "1"
+    assert losses.keys() == whole.keys()
+    assert losses == pytest.approx(whole, rel=1e-4)
+    assert losses != whole  # two ranks and one add in another order: it was not two to the end
+
+
 def steps(runs: Runs, run: str) -> int:
     """Return the last step that a training has recorded."""
     losses = runs.losses(run, STAGE)
