@@ -1,7 +1,12 @@
 import json
+import multiprocessing
+import os
+import signal
 import tarfile
 
 import webdataset
+
+from vlm.data.shard import end_with
 
 
 def test_webdataset_reads_back_every_sample(tiny_shards, tiny_corpus):
@@ -29,3 +34,15 @@ def test_a_shard_is_an_ordinary_tar_of_whole_samples(tiny_shards):
         keys = [m.name.split(".")[0] for m in members]
         assert keys == sorted(keys)
         assert {key[:6] for key in keys} == {path.stem}
+
+
+def test_ctrl_c_is_left_to_the_parent():
+    def strike_itself(parent: int) -> None:
+        end_with(parent)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    worker = multiprocessing.get_context("fork").Process(target=strike_itself, args=(os.getpid(),))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0

@@ -37,6 +37,21 @@ def test_looking_at_a_training_counts_in_the_key_only_with_patience(composed):
     assert stops["finetune.evaluation.tasks.questions.limit"] == 3
 
 
+def test_ctrl_c_is_one_line_and_what_was_done_stands(composed, tmp_path, capsys):
+    def work(cfg, inputs, out: Path) -> None:
+        if (out / "done").exists():
+            return
+        (out / "done").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as left:
+        stage_that(work).run(composed())
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "01_y: interrupted; run it again to go on\n"
+    stage_that(work).run(composed())
+    assert (tmp_path / "r" / "01_y" / "done").exists()
+
+
 def test_a_stage_works_once_and_is_then_up_to_date(composed, tmp_path, capsys):
     calls = []
     stage = stage_that(lambda cfg, inputs, out: calls.append(out))

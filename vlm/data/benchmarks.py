@@ -88,10 +88,8 @@ def questions(source: SourceConfig, seed: int) -> Iterator[Row]:
 
     def make(identity: str, record: Mapping[str, Any]) -> Sample:
         text = text_of(record, "text" if "text" in record else "question")
-        answers = (
-            texts_of(record, "answers") if record.get("answers") else [record["answer"]] if record.get("answer") else []
-        )
-        answer = most_frequent(answers) if answers else ""  # free questions have none
+        answers = texts_of(record, "answers") if record.get("answers") else [record.get("answer") or ""]
+        answer = most_frequent(answers) if any(answers) else ""  # free questions have none
         names = record.get("image") or []
         names = [names] if isinstance(names, str) else names
         turns = asked(with_suffix(text, source.prompt, ""), answer, shows_picture=len(names) == 1)

@@ -41,7 +41,12 @@ def begin_worker(parent: int, *assignment: object) -> None:
 
 
 def end_with(parent: int) -> None:
-    """Have this process killed with its parent: it must not outlive a killed run and write beside the next one."""
+    """Have this process killed with its parent: it must not outlive a killed run and write beside the next one.
+
+    Ctrl-C and USR2, which reach the whole group, are left to the parent.
+    """
+    for stop in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(stop, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it was killed before that

@@ -156,6 +156,7 @@ def _workers(folder: Path, count: int, assignment: tuple) -> Iterator[Executor]:
             raise Hindered(f"{folder.name}: a worker process was killed, perhaps for its memory: run again") from None
         finally:
             gc.unfreeze()
+            pool.shutdown(cancel_futures=True)  # only what is begun is waited for
 
 
 def _without(rows: Iterable[Row], is_duplicate: np.ndarray) -> Iterator[Row]:

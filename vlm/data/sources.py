@@ -86,7 +86,7 @@ def read(source: SourceConfig, seed: int = 0) -> Iterator[Row]:
             rows = itertools.islice(READERS[source.format](source, seed), source.limit)
             for number, row in enumerate(rows):
                 if source.fraction == 1 or draw(seed, f"{source.label}/{number}") < source.fraction * 2**64:
-                    row = _with_system(row, source.system)  # noqa: PLW2901
+                    row = _with_system(row, source.system)
                     yield replace(row, copy=copy) if copy else row
         except (OSError, zipfile.BadZipFile) as problem:
             raise Unusable(f"data source {source.label} cannot be read: {problem}") from None

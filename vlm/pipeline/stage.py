@@ -30,6 +30,7 @@ from vlm.pipeline.complaints import plainly
 from vlm.pipeline.jobs import Job
 
 ALL_NODES = ("model", "data", "pretrain", "finetune", "eval")
+INTERRUPTED = 130  # the status by which a shell knows Ctrl-C
 _jobs: list[Path] = []  # what the jobs of this process's sweep make
 
 Work = Callable[[RootConfig, Mapping[str, Path], Path], None]
@@ -79,6 +80,10 @@ class Stage:
                 sys.exit(line if first else 1)
             print(line, file=sys.stderr)
             sys.exit(problem.status)
+        except KeyboardInterrupt:
+            if first:
+                print(f"{self.name}: interrupted; run it again to go on", file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     def foresee(self, composed: DictConfig, coming: dict[str, Identity]) -> None:
         """Refuse, before anything is queued, what a submission of all stages would refuse in the middle.
