@@ -1,5 +1,8 @@
 """What a user can mend is said in one line; everything else is a bug and keeps its traceback."""
 
+import signal
+import subprocess
+
 
 class Unusable(Exception):
     """Input or settings that cannot be used: what is wrong, where, and what to do, in one line."""
@@ -17,3 +20,14 @@ class Hindered(Unusable):
     """Work that something outside it hinders for now, such as a lost connection; the same command goes on with it."""
 
     status = 75  # EX_TEMPFAIL of sysexits.h
+
+
+def require_success(done: subprocess.CompletedProcess[str], what: str) -> None:
+    """Check how a program that was started for a part of the work has ended.
+
+    Raises Hindered if it was killed, and Unusable with the last line of its complaint if it failed.
+    """
+    if done.returncode < 0:
+        raise Hindered(f"{what}: killed by {signal.Signals(-done.returncode).name}, perhaps for its memory: run again")
+    if done.returncode:
+        raise Unusable(f"{what}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")

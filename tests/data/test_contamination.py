@@ -1,4 +1,6 @@
 import io
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from PIL import Image
 
 from vlm.data.contamination import Excluded, difference_hash
 from vlm.data.samples import Reject
-from vlm.errors import Unusable
+from vlm.errors import Hindered, Unusable
 
 
 def photograph(seed: int, size: tuple[int, int] = (200, 150)) -> Image.Image:
@@ -81,3 +83,14 @@ def test_an_exclusion_with_gaps_is_refused(corpus, record):
     with pytest.raises(Unusable, match=r"data.exclude: the picture .*none.jpg cannot be read"):
         Excluded.of([corpus([record(1, "none.jpg")])], 4, 10**6, 1)
     assert Excluded.of([], 4, 10**6, 1) is None
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_line_and_hinders_for_now(corpus, record, monkeypatch):
+    source = corpus([record(0, "0.jpg")], "questions", {"0.jpg": saved(photograph(0))})
+    monkeypatch.setattr("vlm.data.contamination._fingerprints", die)
+    with pytest.raises(Hindered, match="data.exclude: a worker process was killed"):
+        Excluded.of([source], 4, 10**6, 2)

@@ -9,6 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import Popen
 
 import pytest
@@ -30,7 +31,8 @@ def test_after_random_kills_every_stage_is_whole_and_was_made_once(runs: Runs, u
     print(f"\n{'second':>6}  {'killed':<10} what it was; what was running")
     with runs.slurm.slow_network("8mbit"):
         while killed.total() < KILLS and whole(runs, run) < len(STAGES):
-            wait("its stage", lambda: whole(runs, run) >= killed.total() * len(STAGES) // KILLS, 600)  # as many in each
+            goal = killed.total() * len(STAGES) // KILLS  # as many kills in each stage
+            await_stages(runs, run, goal, submitter)
             time.sleep(chance.uniform(2, 12))
             kind = chance.choices(list(KINDS), weights=[2, 1, 1])[0]
             busy = " ".join(runs.slurm.run("squeue", "-ho%.20j", "--states=running").split())
@@ -48,6 +50,23 @@ def test_after_random_kills_every_stage_is_whole_and_was_made_once(runs: Runs, u
     print(f"{killed.total()} kills {dict(killed)} in {time.monotonic() - began:.0f} s; completed {dict(made)}")
     assert made == Counter(STAGES) + Counter({"02_shard.shares": 2})
     assert killed.total() == KILLS
+
+
+def test_a_job_whose_helper_is_killed_is_put_back(runs: Runs, unbroken: str):
+    run = "helper"
+    runs.copy(unbroken, run, ["00_tokenizer"])
+    code, said = runs.submit("01_assemble", run)
+    assert code == 0, said
+    wait("the process of the gate", lambda: kill_by_words(runs, run, "vlm.model.fresh"), 120)
+    assert runs.wait(run, "01_assemble") == "COMPLETED", runs.log(run, "01_assemble")
+    assert "killed by SIGKILL" in runs.log(run, "01_assemble")
+    assert runs.contents(run, "01_assemble") == runs.contents(unbroken, "01_assemble")
+
+
+def await_stages(runs: Runs, run: str, number: int, submitter: Popen) -> None:
+    """Wait until so many stages have left their artifact, as long as their submission is followed."""
+    wait(f"{number} stages", lambda: whole(runs, run) >= number or submitter.poll() is not None, 600)
+    assert whole(runs, run) >= number, submitter.stdout.read()
 
 
 def whole(runs: Runs, run: str) -> int:
@@ -78,6 +97,17 @@ def kill_task(runs: Runs, run: str, submitter: Popen, chance: random.Random) -> 
     except ProcessLookupError:  # it has just ended by itself
         return None
     return f"a process of rank {environment['SLURM_PROCID']} on {node}"
+
+
+def kill_by_words(runs: Runs, run: str, words: str) -> bool:
+    """Kill a process of this run that has these words in its command line; say whether there was one."""
+    for node in NODES:
+        for process, environment in runs.slurm.processes(node).items():
+            command = Path(f"/proc/{process}/cmdline")
+            if f".{run}." in environment.get("SLURM_JOB_NAME", "") and words in command.read_text(errors="replace"):
+                os.kill(process, signal.SIGKILL)
+                return True
+    return False
 
 
 def kill_slurmd(runs: Runs, run: str, submitter: Popen, chance: random.Random) -> str:

@@ -12,6 +12,7 @@ import multiprocessing
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from vlm.data.images import Damaged, Image
 from vlm.data.pixels import inspect, to_rgb
 from vlm.data.samples import Reject, Sample
 from vlm.data.sources import read
-from vlm.errors import Unusable
+from vlm.errors import Hindered, Unusable
 
 PICTURES_AT_ONCE = 64  # handed to a process
 FEWEST_BITS = 4  # set or unset: a flat picture's hash says nothing, and only equal bytes count
@@ -42,7 +43,8 @@ class Excluded:
     def of(cls, sources: list[SourceConfig], distance: int | None, max_pixels: int, workers: int) -> "Excluded | None":
         """Read the pictures of the corpora; None if there is no corpus.
 
-        Raises Unusable if one is missing, or a picture cannot be read: an exclusion with gaps would be none.
+        Raises Unusable if one is missing, or a picture cannot be read: an exclusion with gaps would be none. Hindered if a
+        worker is killed.
         """
         if not sources:
             return None
@@ -51,12 +53,14 @@ class Excluded:
         images = _images(sources)
         batches = iter(lambda: list(itertools.islice(images, PICTURES_AT_ONCE)), [])
         with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
-            for name, digest, bits in itertools.chain.from_iterable(
-                pool.map(_fingerprints, batches, itertools.repeat(max_pixels))
-            ):
-                digests.setdefault(digest, name)
-                if bits is not None:
-                    hashes.setdefault(bits, name)
+            found = itertools.chain.from_iterable(pool.map(_fingerprints, batches, itertools.repeat(max_pixels)))
+            try:
+                for name, digest, bits in found:
+                    digests.setdefault(digest, name)
+                    if bits is not None:
+                        hashes.setdefault(bits, name)
+            except BrokenProcessPool:
+                raise Hindered("data.exclude: a worker process was killed, perhaps for its memory: run again") from None
         return cls(digests, np.array([*hashes], np.uint64), tuple(hashes.values()), distance)
 
     def check(self, data: bytes) -> None:

@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vlm.errors import Unusable
+from vlm.errors import Unusable, require_success
 
 LINE_BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 UTF8 = "-Dfile.encoding=UTF-8"
@@ -73,18 +73,20 @@ def caption_scores(
 def tokenized(captions: Sequence[str]) -> list[str]:
     """Return captions in lower case, words and marks apart, punctuation left out.
 
-    Raises Unusable if Java fails.
+    Raises Unusable if Java fails, Hindered if it is killed.
     """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
     command = ["java", UTF8, MOST, "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines"]
     lines = "\n".join(LINE_BREAKS.sub(" ", caption) for caption in captions) + "\n"
-    found = subprocess.run([*command, "-lowerCase"], input=lines.encode(), capture_output=True)
-    rows = found.stdout.decode().split("\n")[:-1]
-    if found.returncode or len(rows) != len(captions):
-        said = found.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise Unusable(f"the tokenizer of captions failed: {' '.join(said) or f'{len(rows)} lines came back'}")
+    found = subprocess.run(
+        [*command, "-lowerCase"], input=lines, capture_output=True, encoding="utf-8", errors="replace"
+    )
+    require_success(found, "the tokenizer of captions failed")
+    rows = found.stdout.split("\n")[:-1]
+    if len(rows) != len(captions):
+        raise Unusable(f"the tokenizer of captions failed: {len(rows)} lines came back for {len(captions)}")
     return [" ".join(word for word in row.rstrip().split(" ") if word not in ptbtokenizer.PUNCTUATIONS) for row in rows]
 
 

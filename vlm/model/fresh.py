@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlm.errors import Unusable
+from vlm.errors import require_success
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,11 @@ class Seen:
 def ask(folders: list[Path], texts: list[str]) -> list[Seen]:
     """Start a process that loads each folder's AutoProcessor, and return what it saw.
 
-    Raises Unusable with the last line of its complaint if it fails.
+    Raises Unusable with the last line of its complaint if it fails, Hindered if it is killed.
     """
     command = [sys.executable, "-m", "vlm.model.fresh", *map(str, folders)]
     done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise Unusable(f"a fresh process cannot load {folders[0].name}'s processor: {reason}")
+    require_success(done, f"a fresh process cannot load {folders[0].name}'s processor")
     return [Seen(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
 
 

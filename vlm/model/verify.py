@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from vlm import ranks
-from vlm.errors import Unusable
+from vlm.errors import Unusable, require_success
 from vlm.model.export import stored_dtype
 from vlm.model.forward import PackedLoss
 from vlm.model.quantise import quantise
@@ -110,16 +110,14 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 def ask(paths: list[Path], *more: str) -> dict[str, Tensor]:
     """Start a process that answers a probe with the folders after it; return the logits, (1, L, V) each.
 
-    Raises Unusable with the last line of its complaint if it fails.
+    Raises Unusable with the last line of its complaint if it fails, Hindered if it is killed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "answer.safetensors"
         command = [sys.executable, "-m", "vlm.model.verify", str(paths[0]), str(out), *map(str, paths[1:]), *more]
         threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # training's, so that sums have its order
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | threads)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise Unusable(f"export gate: a fresh process cannot load {paths[1]}: {reason}")
+        require_success(done, f"export gate: a fresh process cannot load {paths[1]}")
         return load_file(out)
 
 
