@@ -25,7 +25,7 @@ from transformers import BatchFeature, LlavaForConditionalGeneration, LlavaProce
 from benchmarks.corpus import COCO, WORDS, make_corpus
 from benchmarks.scaled import SHAPES, make_model
 from benchmarks.timing import in_turns, load, spread
-from vlm.config import SourceConfig, SourceFormat, TaskConfig
+from vlm.config import SourceConfig, TaskConfig
 from vlm.eval.answer import Answerer, answer_all
 from vlm.eval.batch import Ask
 from vlm.eval.benchmark import Benchmark
@@ -83,9 +83,7 @@ def make_questions(folder: Path, case: Case) -> SourceConfig:
         picture = f"{number // case.about_each:06d}.jpg"
         lines.append(json.dumps({"question_id": number, "image": picture, "text": text, "answer": "yes"}) + "\n")
     (folder / "questions.jsonl").write_text("".join(lines))
-    return SourceConfig(
-        path=str(folder / "questions.jsonl"), format=SourceFormat.questions, images=str(folder / "images")
-    )
+    return SourceConfig(path=str(folder / "questions.jsonl"), format="questions", images=str(folder / "images"))
 
 
 class InBatches:

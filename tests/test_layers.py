@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "files": set(),
     "ranks": {"errors"},
-    "pipeline": {"config", "errors", "files"},
+    "pipeline": {"config", "errors", "files", "names"},
     "data": {"config", "errors", "files", "ranks"},
     "model": {"config", "errors", "files", "ranks"},
     "train": {"config", "errors", "files", "ranks", "data", "model"},
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "eval": {"config", "errors", "files", "ranks", "data", "model", "endpoint"},
     "instruct": {"config", "errors", "files", "data", "endpoint"},
     "demo": {"errors", "files"},
+    "names": {"config", "errors", "data", "eval"},
 }
 ONLY_IN = {
     "submitit": {"pipeline/cluster.py"},
@@ -35,6 +36,7 @@ TORCH_FREE = [
     "vlm.pipeline.stage",
     "vlm.pipeline.artifact",
     "vlm.model.hub",
+    "vlm.names",
     "vlm.data.plan",
     "vlm.pipeline.preflight",
 ]

@@ -1,7 +1,9 @@
 """What a user can mend is said in one line; everything else is a bug and keeps its traceback."""
 
+import difflib
 import signal
 import subprocess
+from collections.abc import Collection
 
 
 class Unusable(Exception):
@@ -31,3 +33,10 @@ def require_success(done: subprocess.CompletedProcess[str], what: str) -> None:
         raise Hindered(f"{what}: killed by {signal.Signals(-done.returncode).name}, perhaps for its memory: run again")
     if done.returncode:
         raise Unusable(f"{what}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+
+
+def unknown(where: str, what: str, name: str, names: Collection[str]) -> Unusable:
+    """Return the refusal of a name that nothing answers to, with the nearest that something does, and all of them."""
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return Unusable(f"{where}: there is no {what} {name}: {hint}choose of {', '.join(names)}")

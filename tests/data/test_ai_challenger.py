@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vlm.config import Captions, SourceConfig, SourceFormat
+from vlm.config import Captions, SourceConfig
 from vlm.data.sources import read
 from vlm.errors import Unusable
 
@@ -17,7 +17,7 @@ def rows_of(tmp_path):
     def write(records: list, seed: int = 0, **settings) -> list:
         (tmp_path / "captions.json").write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
         source = SourceConfig(
-            path=str(tmp_path / "captions.json"), images=str(tmp_path), format=SourceFormat.ai_challenger, **settings
+            path=str(tmp_path / "captions.json"), images=str(tmp_path), format="ai_challenger", **settings
         )
         return list(read(source, seed))
 

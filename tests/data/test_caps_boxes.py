@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vlm.config import SourceConfig, SourceFormat
+from vlm.config import SourceConfig
 from vlm.data.samples import Reject
 from vlm.data.sources import read
 
@@ -16,7 +16,7 @@ GOOD = {
 
 def rows(tmp_path, *records):
     (tmp_path / "all.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    source = SourceConfig(path=str(tmp_path / "all.jsonl"), images=str(tmp_path), format=SourceFormat.caps_boxes)
+    source = SourceConfig(path=str(tmp_path / "all.jsonl"), images=str(tmp_path), format="caps_boxes")
     return list(read(source))
 
 

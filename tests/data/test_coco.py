@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vlm.config import Captions, SourceConfig, SourceFormat
+from vlm.config import Captions, SourceConfig
 from vlm.data.samples import Reject, Turn
 from vlm.data.sources import read
 from vlm.errors import Unusable
@@ -28,7 +28,7 @@ def written(tmp_path):
             (tmp_path / "instances.json").write_text(json.dumps(instances))
             settings["annotations"] = str(tmp_path / "instances.json")
         source = SourceConfig(
-            path=str(tmp_path / "captions.json"), images=str(tmp_path), format=SourceFormat.coco_captions, **settings
+            path=str(tmp_path / "captions.json"), images=str(tmp_path), format="coco_captions", **settings
         )
         return list(read(source, seed))
 

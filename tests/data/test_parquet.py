@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from vlm.config import SourceConfig, SourceFormat
+from vlm.config import SourceConfig
 from vlm.data.samples import Turn
 from vlm.data.sources import read
 from vlm.errors import Unusable
@@ -27,7 +27,7 @@ ROWS = [
 def rows_of(tmp_path):
     def write(rows: list = ROWS, path: str = "part.parquet") -> list:
         pq.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "part.parquet", row_group_size=2)
-        return list(read(SourceConfig(path=str(tmp_path / path), format=SourceFormat.parquet)))
+        return list(read(SourceConfig(path=str(tmp_path / path), format="parquet")))
 
     return write
 
@@ -66,5 +66,5 @@ def test_other_files_are_named(rows_of, tmp_path):
         rows_of([{"image": 1, "label": 2}])
     (tmp_path / "part.parquet").write_text("text")
     with pytest.raises(Unusable, match="is no parquet file") as fault:
-        list(read(SourceConfig(path=str(tmp_path / "part.parquet"), format=SourceFormat.parquet)))
+        list(read(SourceConfig(path=str(tmp_path / "part.parquet"), format="parquet")))
     assert "\n" not in str(fault.value)

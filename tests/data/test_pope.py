@@ -1,6 +1,6 @@
 import json
 
-from vlm.config import SourceConfig, SourceFormat
+from vlm.config import SourceConfig
 from vlm.data.sources import read
 
 
@@ -13,7 +13,7 @@ def test_questions_are_answered_by_their_label(tmp_path):
         5,
     ]
     (tmp_path / "pope.jsonl").write_text("\n".join(map(json.dumps, records)))
-    source = SourceConfig(path=str(tmp_path / "pope.jsonl"), images=str(tmp_path), format=SourceFormat.pope)
+    source = SourceConfig(path=str(tmp_path / "pope.jsonl"), images=str(tmp_path), format="pope")
     rows = list(read(source))
     assert [row.id for row in rows] == ["1", "2", "3", "4", "row4"]
     assert [getattr(row.sample, "code", None) for row in rows] == [None, None, "no_answer", "format", "format"]

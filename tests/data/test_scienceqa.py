@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vlm.config import SourceConfig, SourceFormat
+from vlm.config import SourceConfig
 from vlm.data.sources import read
 from vlm.errors import Unusable
 
@@ -34,7 +34,7 @@ def rows_of(tmp_path):
         source = SourceConfig(
             path=str(tmp_path / "problems.json"),
             images=str(tmp_path),
-            format=SourceFormat.scienceqa,
+            format="scienceqa",
             annotations=str(tmp_path / "pid_splits.json") if split else None,
             split=split,
         )

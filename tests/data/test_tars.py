@@ -4,7 +4,7 @@ import tarfile
 
 import pytest
 
-from vlm.config import SourceConfig, SourceFormat
+from vlm.config import SourceConfig
 from vlm.data.sources import read
 from vlm.errors import Unusable
 
@@ -19,7 +19,7 @@ def pack(path, members: list[tuple[str, bytes]], mode: str = "w"):
 
 
 def rows_of(path, **settings) -> list:
-    return list(read(SourceConfig(path=str(path), format=SourceFormat.tars, **settings)))
+    return list(read(SourceConfig(path=str(path), format="tars", **settings)))
 
 
 def as_json(**content) -> bytes:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vlm.config import Answers, SourceConfig, SourceFormat
+from vlm.config import Answers, SourceConfig
 from vlm.data.samples import Reject
 from vlm.data.sources import read
 from vlm.data.vqa import letter, listed, most_frequent, with_suffix
@@ -39,7 +39,7 @@ def vqa(tmp_path):
         for name, content in (("questions", questions), ("annotations", annotations)):
             (tmp_path / f"{name}.json").write_text(json.dumps(content))
         places = {"path": str(tmp_path / "questions.json"), "annotations": str(tmp_path / "annotations.json")}
-        return list(read(SourceConfig(**places, images="/", format=SourceFormat.vqa, **settings)))
+        return list(read(SourceConfig(**places, images="/", format="vqa", **settings)))
 
     return write
 
@@ -49,7 +49,7 @@ def aokvqa(tmp_path):
     def write(*records: object, **settings) -> list:
         (tmp_path / "aokvqa.json").write_text(json.dumps(records))
         path = str(tmp_path / "aokvqa.json")
-        return list(read(SourceConfig(path=path, images="/", format=SourceFormat.aokvqa, **settings)))
+        return list(read(SourceConfig(path=path, images="/", format="aokvqa", **settings)))
 
     return write
 

@@ -8,8 +8,9 @@ import pytest
 from vlm.config import TaskConfig
 from vlm.data.index import Split
 from vlm.eval.answer import Answerer
+from vlm.eval.question import Question
 from vlm.eval.results import Answered, Unseen
-from vlm.eval.tasks import Question, read_questions
+from vlm.eval.tasks import read_questions
 
 
 @pytest.fixture(scope="session")

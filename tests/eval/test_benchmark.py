@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from vlm.config import Scorer, SourceConfig, SourceFormat, TaskConfig
+from vlm.config import SourceConfig, TaskConfig
 from vlm.data.index import Split
 from vlm.errors import Unusable
 from vlm.eval.batch import Ask
@@ -30,7 +30,7 @@ def pope_files(tmp_path):
         ]
         (tmp_path / f"{kind}.json").write_text("\n".join(map(json.dumps, lines)))
         sources.append(
-            SourceConfig(path=str(tmp_path / f"{kind}.json"), images=str(tmp_path / "images"), format=SourceFormat.pope)
+            SourceConfig(path=str(tmp_path / f"{kind}.json"), images=str(tmp_path / "images"), format="pope")
         )
     return sources
 
@@ -49,7 +49,7 @@ def test_a_benchmark_s_own_files_are_asked_as_their_shards_are(held_out_files, t
 
 
 def test_files_that_each_count_from_the_beginning_have_their_name_before_the_id(pope_files, answerer):
-    task = TaskConfig(sources=pope_files, scorer=Scorer.yes_no)
+    task = TaskConfig(sources=pope_files, scorer="yes_no")
     samples = open_task("pope", task, None, 0)
     asked = read_questions("pope", task, samples, answerer.chat)
     assert [one.id for one in asked[:5]] == ["random/0", "random/1", "random/2", "random/3", "popular/0"]

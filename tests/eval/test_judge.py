@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from vlm.config import Blind, EndpointRuntime, EvalConfig, JudgeConfig, Scorer, TaskConfig
+from vlm.config import Blind, EndpointRuntime, EvalConfig, JudgeConfig, TaskConfig
 from vlm.errors import Unusable
 from vlm.eval.judge import judging, verdict_of
 from vlm.eval.run import evaluate
@@ -27,7 +27,7 @@ def settings(endpoint, monkeypatch):
     def make(**runtime) -> EvalConfig:
         fast = {"timeout": TIMEOUT, "backoff": 0.01, "max_backoff": 0.05, "workers": 4, "key_variable": "A_KEY"}
         judge = JudgeConfig("m", PROMPT, runtime=EndpointRuntime(base_url=endpoint.url, **fast | runtime))
-        task = TaskConfig(scorer=Scorer.judge, max_new_tokens=4, blind=[Blind.shuffled])
+        task = TaskConfig(scorer="judge", max_new_tokens=4, blind=[Blind.shuffled])
         return EvalConfig(tasks={"free": task}, judge=judge)
 
     return make
@@ -130,7 +130,7 @@ def test_what_cannot_be_judged_is_said(settings, make_question, tmp_path, endpoi
     endpoint.answer = lambda body, nth: "I cannot."
     with pytest.raises(Unusable, match="gave no points to any answer of free"):
         mark()
-    cfg.tasks["free"].scorer = Scorer.none
+    cfg.tasks["free"].scorer = "none"
     with judging(cfg, tmp_path, tmp_path) as judge:
         assert judge is None
 

@@ -1,39 +1,21 @@
-import dataclasses
 import json
 
 import pytest
 
-from vlm.config import Scorer
 from vlm.errors import Unusable
-from vlm.eval.score import METRICS, SCORERS, Marked, as_json, exact_match, headline, mark, score
-
-
-@pytest.mark.parametrize(
-    ("answer", "reference", "is_right"),
-    [
-        ("Yes", "yes", True),
-        (" yes. ", "Yes", True),
-        ("STRASSE", "straße", True),
-        ("top left", "top  left", False),
-        ("yes..", "yes", False),
-        ("", "yes", False),
-        ("yes, it is", "yes", False),
-    ],
-)
-def test_exact_match_forgives_case_outer_space_and_one_full_stop(answer, reference, is_right):
-    assert exact_match(answer, reference) is is_right
+from vlm.eval.score import Marked, as_json, headline, mark, score
 
 
 def test_a_missing_answer_is_refused_by_name(make_question):
     asked = [make_question(0), make_question(1), make_question(2)]
     with pytest.raises(Unusable, match="2 of 3 questions have no answer, q1 first"):
-        mark(asked, {"q0": "yes"}, Scorer.exact_match)
+        mark(asked, {"q0": "yes"}, "exact_match")
 
 
 def test_categories_and_visual_gain_are_counted_from_the_marks(make_question):
     asked = [make_question(i, category="shape" if i < 2 else "colour") for i in range(4)]
     blind = {"shuffled": Marked([0.0, 1.0, 0.0, 0.0])}
-    metrics = as_json(score(asked, Marked([1.0, 1.0, 1.0, 0.0]), blind), Scorer.exact_match)
+    metrics = as_json(score(asked, Marked([1.0, 1.0, 1.0, 0.0]), blind), "exact_match")
     assert (metrics["n"], metrics["score"], metrics["blind"]["shuffled"]["score"]) == (4, 75.0, 25.0)
     assert metrics["blind"]["shuffled"]["visual_gain"] == 50.0
     low, high = metrics["blind"]["shuffled"]["gain_interval"]
@@ -51,50 +33,17 @@ def test_without_blind_answers_there_is_no_visual_gain(make_question):
 
 def test_answers_that_nobody_marks_have_no_score(make_question):
     asked = [make_question(0)]
-    task = score(asked, mark(asked, {"q0": "a long story"}, Scorer.none))
+    task = score(asked, mark(asked, {"q0": "a long story"}, "none"))
     assert task.total is None and headline(task)["score"] is None
-    assert as_json(task, Scorer.none)["score"] is None
-
-
-EXTRA = {"answers": ["yes"] * 4 + ["no"] * 6, "choices": ["no", "yes"], "correct_choice_idx": 1}
-
-
-@pytest.mark.parametrize(
-    ("scorer", "answer", "expected"),
-    [
-        (Scorer.exact_match, "yes", 1.0),
-        (Scorer.vqa_official, "yes", 1.0),
-        (Scorer.vqa_m4c, "Yes!", 1.0),
-        (Scorer.choice, "B", 1.0),
-        (Scorer.choice, "A", 0.0),
-        (Scorer.yes_no, "Yes, there is", 1.0),
-        (Scorer.yes_no, "No", 0.0),
-    ],
-)
-def test_a_scorer_reads_what_the_corpus_says(make_question, scorer, answer, expected):
-    question = dataclasses.replace(make_question(0), extra=EXTRA)
-    assert mark([question], {"q0": answer}, scorer).marks == [expected]
-
-
-def test_every_scorer_of_the_settings_is_there():
-    assert {*SCORERS, Scorer.captions, Scorer.captions_zh, Scorer.judge, Scorer.none} == set(Scorer) == set(METRICS)
-
-
-def test_vqa_tells_both_dialects_by_name(make_question):
-    question = dataclasses.replace(make_question(0), extra={"answers": ["bus stop"] * 10})
-    figures = mark([question], {"q0": "Bus, stop."}, Scorer.vqa_official).figures["all"]
-    assert figures == {
-        "official": 0.0,
-        "m4c": pytest.approx(100.0),
-    }  # the challenge normalises only where people differ
+    assert as_json(task, "none")["score"] is None
 
 
 @pytest.mark.parametrize(
     ("scorer", "answers", "fault"),
     [
-        (Scorer.vqa_m4c, {"q0": "yes"}, "question q0 has no 'answers'"),
-        (Scorer.choice, {"q0": "A"}, "question q0 has no 'choices'"),
-        (Scorer.exact_match, {"q0": "yes", "q7": "no"}, "1 answers are to questions that were not asked, q7 first"),
+        ("vqa_m4c", {"q0": "yes"}, "question q0 has no 'answers'"),
+        ("choice", {"q0": "A"}, "question q0 has no 'choices'"),
+        ("exact_match", {"q0": "yes", "q7": "no"}, "1 answers are to questions that were not asked, q7 first"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_by_name(make_question, scorer, answers, fault):
@@ -104,19 +53,19 @@ def test_what_cannot_be_scored_is_refused_by_name(make_question, scorer, answers
 
 def test_no_question_and_a_label_that_is_neither_yes_nor_no_are_refused(make_question):
     with pytest.raises(Unusable, match="no question"):
-        mark([], {}, Scorer.yes_no)
+        mark([], {}, "yes_no")
     with pytest.raises(Unusable, match="question q0: its reference is 'red'"):
-        mark([make_question(0, reference="red")], {"q0": "yes"}, Scorer.yes_no)
+        mark([make_question(0, reference="red")], {"q0": "yes"}, "yes_no")
 
 
 def test_yes_no_figures_are_joined_by_question_id_for_each_category(make_question):
     asked = [make_question(i, (), "random" if i < 2 else "popular", "no" if i % 2 else "yes") for i in range(4)]
     answers = {"q3": "no", "q2": "no", "q1": "no", "q0": "yes"}  # in another order than the questions
-    marked = mark(asked, answers, Scorer.yes_no)
+    marked = mark(asked, answers, "yes_no")
     assert {name: of["accuracy"] for name, of in marked.figures.items()} == {
         "all": 75.0,
         "random": 100.0,
         "popular": 50.0,
     }
     assert (marked.figures["popular"]["precision"], marked.figures["popular"]["recall"]) == (None, 0.0)
-    assert as_json(score(asked, marked), Scorer.yes_no)["figures"]["all"]["yes_share"] == 25.0
+    assert as_json(score(asked, marked), "yes_no")["figures"]["all"]["yes_share"] == 25.0

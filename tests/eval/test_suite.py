@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vlm.config import EvaluationConfig, Scorer, TaskConfig
+from vlm.config import EvaluationConfig, TaskConfig
 from vlm.errors import Unusable
 from vlm.eval.answer import Answerer
 from vlm.eval.run import ask
@@ -58,6 +58,6 @@ def test_without_tasks_nothing_is_asked_and_a_missing_split_is_named(tiny_model,
     assert of(EvaluationConfig(every=1)) is None
     assert of(EvaluationConfig(answers=8)) is None  # no look is ever due
     with pytest.raises(Unusable, match="scorer=none gives no score"):
-        of(EvaluationConfig(every=1, answers=1, tasks={"q": TaskConfig(scorer=Scorer.none)}))
+        of(EvaluationConfig(every=1, answers=1, tasks={"q": TaskConfig(scorer="none")}))
     with pytest.raises(Unusable, match="absent holds no shards"):
         of(EvaluationConfig(every=1, answers=1, tasks={"q": TaskConfig(split="absent")}))

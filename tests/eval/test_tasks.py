@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from vlm.config import Form, Scorer, SourceConfig, SourceFormat, TaskConfig
+from vlm.config import Form, SourceConfig, TaskConfig
 from vlm.errors import Unusable
 from vlm.eval.tasks import open_task, read_questions, swapped_pictures
 
@@ -103,9 +103,9 @@ def test_captions_of_one_picture_are_one_question(tiny_corpus, answerer, tmp_pat
     pictures = [{"id": i, "file_name": name} for i, name in enumerate(("00.jpg", "01.png"))]
     (tmp_path / "captions.json").write_text(json.dumps({"images": pictures, "annotations": captions}))
     source = SourceConfig(
-        path=str(tmp_path / "captions.json"), images=str(tiny_corpus / "images"), format=SourceFormat.coco_captions
+        path=str(tmp_path / "captions.json"), images=str(tiny_corpus / "images"), format="coco_captions"
     )
-    task = TaskConfig(sources=[source], scorer=Scorer.captions)
+    task = TaskConfig(sources=[source], scorer="captions")
     asked = read_questions("coco", task, open_task("coco", task, None, 0), answerer.chat)
     assert [(one.id, one.references) for one in asked] == [
         ("0", ("caption 0", "caption 1")),

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from vlm.config import InstructConfig, InstructRuntime, KindConfig, SourceConfig, SourceFormat
+from vlm.config import InstructConfig, InstructRuntime, KindConfig, SourceConfig
 from vlm.pipeline.stage import typed
 
 from ..scripted import TIMEOUT
@@ -45,7 +45,7 @@ def captioned(tmp_path_factory) -> SourceConfig:
         path=str(folder / "captions.json"),
         annotations=str(folder / "instances.json"),
         images=str(folder / "images"),
-        format=SourceFormat.coco_captions,
+        format="coco_captions",
     )
 
 

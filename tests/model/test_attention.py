@@ -7,7 +7,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from vlm.model import attention
-from vlm.model.attention import PACKED, attend_within_samples, bounds_of, by_sample, kernel_for
+from vlm.model.attention import PACKED, Packs, attend_within_samples, bounds_of, by_sample, kernel_for
 
 POSITIONS = torch.tensor([[0, 1, 2, 3, 0, 1, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 0, 1]])
 LENGTHS = [4, 2, 3, 7, 2]
@@ -43,7 +43,7 @@ def test_bounds_are_where_positions_begin_anew():
 def test_every_sample_attends_by_itself(window, groups):
     bounds = bounds_of(POSITIONS)
     ours, theirs = states(groups=groups), states(groups=groups)
-    found = by_sample(*ours, bounds["cu_seq_lens_q"], 7, window, 8**-0.5, 0.0)
+    found = by_sample(*ours, Packs(bounds["cu_seq_lens_q"], 7, window))
     expected = written_out(*theirs, window)
     assert torch.allclose(found, expected, atol=1e-6)
     weights = torch.randn(found.shape)
@@ -135,10 +135,9 @@ def test_torchs_varlen_attention_is_called_by_its_own_signature(monkeypatch, win
         assert (call["max_q"], call["max_k"], call["enable_gqa"]) == (7, 7, True)
         left, right = call["window_size"]
         assert right == 0
-        return by_sample(
-            call["query"], call["key"], call["value"], call["cu_seq_q"], 7, left + 1 or None, call["scale"], 0
-        )
+        packs = Packs(call["cu_seq_q"], 7, left + 1 or None, call["scale"])
+        return by_sample(call["query"], call["key"], call["value"], packs)
 
     monkeypatch.setattr(attention.varlen, "varlen_attn", stand_in)
-    found = attention.by_torch(*states(), bounds_of(POSITIONS)["cu_seq_lens_q"], 7, window, 8**-0.5, 0.0)
+    found = attention.by_torch(*states(), Packs(bounds_of(POSITIONS)["cu_seq_lens_q"], 7, window, 8**-0.5))
     assert torch.allclose(found, written_out(*states(), window), atol=1e-6)

@@ -21,12 +21,11 @@ from vlm.config.data import (
     Form,
     ShardRuntime,
     SourceConfig,
-    SourceFormat,
     SplitConfig,
     Stored,
 )
 from vlm.config.endpoint import EndpointRuntime
-from vlm.config.eval import Blind, EvalConfig, EvalRuntime, JudgeConfig, SamplingConfig, Scorer, TaskConfig
+from vlm.config.eval import Blind, EvalConfig, EvalRuntime, JudgeConfig, SamplingConfig, TaskConfig
 from vlm.config.instruct import AnswerFormat, ExampleConfig, InstructConfig, InstructRuntime, KindConfig
 from vlm.config.model import ChatTemplate, Dtype, FeatureSelect, Geometry, ModelConfig, ProjectorKind
 from vlm.config.preflight import PREFLIGHT_MODES, HardwareConfig
@@ -78,11 +77,9 @@ __all__ = [
     "RootConfig",
     "SamplingConfig",
     "Schedule",
-    "Scorer",
     "ShardRuntime",
     "SingleTaskConfig",
     "SourceConfig",
-    "SourceFormat",
     "SplitConfig",
     "Stored",
     "Strategy",

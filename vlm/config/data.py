@@ -17,26 +17,6 @@ class Form(Enum):
     chat = "chat"
 
 
-class SourceFormat(Enum):
-    """Layout of a corpus on disk: one reader each in vlm/data/sources.py, which says whose layout it is."""
-
-    llava = "llava"
-    coco_captions = "coco_captions"
-    caps_boxes = "caps_boxes"
-    vqa = "vqa"
-    aokvqa = "aokvqa"
-    scienceqa = "scienceqa"
-    pope = "pope"
-    ai_challenger = "ai_challenger"
-    textvqa = "textvqa"
-    vizwiz = "vizwiz"
-    gqa = "gqa"
-    mme = "mme"
-    questions = "questions"
-    tars = "tars"
-    parquet = "parquet"
-
-
 class Stored(Enum):
     """How a picture that is neither JPEG, PNG nor WebP is stored; both lose nothing."""
 
@@ -65,7 +45,7 @@ class SourceConfig:
     path: str = MISSING  # its file; of tars and parquet also the folder they are in
     name: str | None = None  # in reports; null: the file's name
     images: str | None = None  # folder or .zip that image names are relative to; null if the corpus has no images
-    format: SourceFormat = SourceFormat.llava
+    format: str = "llava"  # layout of the corpus on disk: a name in FORMATS of vlm/data/sources.py
     annotations: str | None = None  # vqa: the answers; scienceqa: pid_splits.json; coco_captions: instances_*.json
     split: str | None = None  # scienceqa: which list of pid_splits.json is read
     image_names: str = "{:012d}.jpg"  # of COCO's pictures by number; 2014: COCO_train2014_{:012d}.jpg

@@ -10,21 +10,6 @@ from vlm.config.model import Dtype
 from vlm.errors import Unusable
 
 
-class Scorer(Enum):
-    """How an answer is compared with its references."""
-
-    exact_match = "exact_match"
-    vqa_official = "vqa_official"  # agreement with many people's answers, as the VQA challenge counts it
-    vqa_m4c = "vqa_m4c"  # the same, as TextVQA, LLaVA and lmms-eval count it
-    choice = "choice"  # the letter of the right choice
-    yes_no = "yes_no"  # POPE: also precision, recall, F1 and how often yes is said
-    yes_no_pairs = "yes_no_pairs"  # MME: two questions about each picture; acc, and acc+ where both are right
-    captions = "captions"  # BLEU, ROUGE-L, METEOR and CIDEr over the captions of each picture
-    captions_zh = "captions_zh"  # the same after jieba has found the words, as AI Challenger counts it
-    judge = "judge"  # points that a text model gives (`eval.judge`)
-    none = "none"  # answers only
-
-
 class Blind(Enum):
     """A second asking that tells what the model knows without looking."""
 
@@ -54,7 +39,7 @@ class TaskConfig:
 
     split: str = "finetune_held_out"
     sources: list[SourceConfig] = field(default_factory=list)  # a benchmark's own files, in place of a split
-    scorer: Scorer = Scorer.exact_match
+    scorer: str = "exact_match"  # how an answer is marked: a name in SCORERS of vlm/eval/scorers.py
     max_new_tokens: int = 32
     limit: int | None = None  # ask only the first questions
     blind: list[Blind] = field(default_factory=lambda: [Blind.shuffled])

@@ -1,15 +1,15 @@
 """Corpora on disk become samples. A reader is one function `settings → iterator of rows`; a new format is one more
-file and one line in READERS.
+file and one line in FORMATS, whose name there is then a source's `format:`.
 """
 
 import importlib.util
 import itertools
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vlm.config import SourceConfig, SourceFormat
+from vlm.config import SourceConfig
 from vlm.data.ai_challenger import ai_challenger
 from vlm.data.benchmarks import gqa, mme, questions, textvqa, vizwiz
 from vlm.data.caps_boxes import caps_boxes
@@ -21,30 +21,47 @@ from vlm.data.samples import Row, Sample, Turn, draw
 from vlm.data.scienceqa import scienceqa
 from vlm.data.tars import tars
 from vlm.data.vqa import aokvqa, vqa
-from vlm.errors import Unusable
+from vlm.errors import Unusable, unknown
 
-READERS: dict[SourceFormat, Callable[[SourceConfig, int], Iterator[Row]]] = {
-    SourceFormat.llava: llava,
-    SourceFormat.coco_captions: coco_captions,
-    SourceFormat.caps_boxes: caps_boxes,
-    SourceFormat.vqa: vqa,
-    SourceFormat.aokvqa: aokvqa,
-    SourceFormat.scienceqa: scienceqa,
-    SourceFormat.pope: pope,
-    SourceFormat.ai_challenger: ai_challenger,
-    SourceFormat.textvqa: textvqa,
-    SourceFormat.vizwiz: vizwiz,
-    SourceFormat.gqa: gqa,
-    SourceFormat.mme: mme,
-    SourceFormat.questions: questions,
-    SourceFormat.tars: tars,
-    SourceFormat.parquet: parquet,
+
+@dataclass(frozen=True)
+class Format:
+    """A layout of a corpus on disk: its reader, and which settings of a source mean something to it."""
+
+    rows: Callable[[SourceConfig, int], Iterator[Row]]
+    packed: str | None = None  # pattern of its files, where these hold the pictures too; `path` may be their folder
+    text_only: bool = False  # may be a corpus without pictures
+    captions: bool = False  # has captions, which `prompts` can ask for
+    annotations: bool = False  # takes a second file
+
+
+FORMATS = {
+    "llava": Format(llava, text_only=True),
+    "coco_captions": Format(coco_captions, captions=True, annotations=True),
+    "caps_boxes": Format(caps_boxes, captions=True),
+    "vqa": Format(vqa, annotations=True),
+    "aokvqa": Format(aokvqa),
+    "scienceqa": Format(scienceqa, text_only=True, annotations=True),
+    "pope": Format(pope),
+    "ai_challenger": Format(ai_challenger, captions=True),
+    "textvqa": Format(textvqa),
+    "vizwiz": Format(vizwiz),
+    "gqa": Format(gqa),
+    "mme": Format(mme),
+    "questions": Format(questions, text_only=True),
+    "tars": Format(tars, packed="*.tar", captions=True),
+    "parquet": Format(parquet, packed="*.parquet"),
 }
-FOLDERS = {SourceFormat.tars: "*.tar", SourceFormat.parquet: "*.parquet"}  # formats whose path may be a folder
-TAKES_ANNOTATIONS = {SourceFormat.vqa, SourceFormat.scienceqa, SourceFormat.coco_captions}
-CAPTIONS = {SourceFormat.coco_captions, SourceFormat.caps_boxes, SourceFormat.ai_challenger, SourceFormat.tars}
-HAS_NO_PLACE_FOR_IMAGES = {SourceFormat.tars, SourceFormat.parquet}  # they are inside its files
-MAY_BE_TEXT_ONLY = {SourceFormat.llava, SourceFormat.scienceqa, SourceFormat.questions} | HAS_NO_PLACE_FOR_IMAGES
+
+
+def format_of(source: SourceConfig) -> Format:
+    """Return the format of a corpus.
+
+    Raises Unusable if there is none of that name.
+    """
+    if source.format not in FORMATS:
+        raise unknown(f"data source {source.label}", "format", source.format, FORMATS)
+    return FORMATS[source.format]
 
 
 def check(source: SourceConfig) -> None:
@@ -53,24 +70,25 @@ def check(source: SourceConfig) -> None:
     Raises Unusable if a file or a folder is missing or a setting is.
     """
     named = f"data source {source.label}"
+    layout = format_of(source)
     hint = ": run  python -m vlm.demo  first, or choose data=" if source.path.startswith("demo/") else ""
-    _check_path(source, named, hint)
+    _check_path(Path(source.path), layout, named, hint)
     if source.images is not None:
         _check_images(Path(source.images), named, hint)
-    elif source.format not in MAY_BE_TEXT_ONLY:
-        raise Unusable(f"{named}: format {source.format.value} needs images=, a folder or a .zip")
+    elif not layout.text_only and not layout.packed:
+        raise Unusable(f"{named}: format {source.format} needs images=, a folder or a .zip")
     if source.annotations is not None:
-        if source.format not in TAKES_ANNOTATIONS:
-            raise Unusable(f"{named}: format {source.format.value} takes no annotations=")
+        if not layout.annotations:
+            raise Unusable(f"{named}: format {source.format} takes no annotations=")
         if not Path(source.annotations).is_file():
             raise Unusable(f"{named}: the annotations {source.annotations} are not there")
-    elif source.format is SourceFormat.vqa:
+    elif source.format == "vqa":
         raise Unusable(f"{named}: format vqa needs annotations=, the file with the answers")
-    if source.prompts is not None and source.format not in CAPTIONS:
-        raise Unusable(f"{named}: format {source.format.value} has no captions that prompts= could ask for")
-    if source.format is SourceFormat.scienceqa and (source.split is None) is not (source.annotations is None):
+    if source.prompts is not None and not layout.captions:
+        raise Unusable(f"{named}: format {source.format} has no captions that prompts= could ask for")
+    if source.format == "scienceqa" and (source.split is None) is not (source.annotations is None):
         raise Unusable(f"{named}: split= and annotations= (pid_splits.json) are given together or not at all")
-    if source.format is SourceFormat.parquet and importlib.util.find_spec("pyarrow") is None:
+    if source.format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise Unusable(f"{named}: format parquet needs pyarrow: run  pip install -e '.[parquet]'")
 
 
@@ -83,7 +101,7 @@ def read(source: SourceConfig, seed: int = 0) -> Iterator[Row]:
     check(source)
     for copy in range(source.repeat):
         try:
-            rows = itertools.islice(READERS[source.format](source, seed), source.limit)
+            rows = itertools.islice(FORMATS[source.format].rows(source, seed), source.limit)
             for number, row in enumerate(rows):
                 if source.fraction == 1 or draw(seed, f"{source.label}/{number}") < source.fraction * 2**64:
                     row = _with_system(row, source.system)
@@ -101,12 +119,10 @@ def _with_system(row: Row, system: str | None) -> Row:
     return replace(row, sample=replace(row.sample, turns=(Turn("system", system), *row.sample.turns)))
 
 
-def _check_path(source: SourceConfig, named: str, hint: str) -> None:
-    path = Path(source.path)
-    pattern = FOLDERS.get(source.format)
-    if pattern and path.is_dir():
-        if not any(path.glob(pattern)):
-            raise Unusable(f"{named}: the folder {path} holds no {pattern}")
+def _check_path(path: Path, layout: Format, named: str, hint: str) -> None:
+    if layout.packed and path.is_dir():
+        if not any(path.glob(layout.packed)):
+            raise Unusable(f"{named}: the folder {path} holds no {layout.packed}")
     elif not path.is_file():
         raise Unusable(f"{named}: {path} is not there{hint}")
 

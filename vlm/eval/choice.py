@@ -7,7 +7,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from vlm.eval.tasks import Question
+from vlm.eval.question import Question
 
 LETTERS = string.ascii_uppercase
 SAYS = re.compile(r"The answer is ([A-Z]).")  # one character of any kind must follow

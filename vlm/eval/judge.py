@@ -17,13 +17,14 @@ from typing import Any
 from tqdm import tqdm
 
 from vlm import ranks
-from vlm.config import EvalConfig, JudgeConfig, Scorer
+from vlm.config import EvalConfig, JudgeConfig
 from vlm.endpoint.asker import Asker
 from vlm.endpoint.limits import Spent
 from vlm.endpoint.log import Cache, Log
 from vlm.endpoint.request import Request
 from vlm.errors import Unusable
-from vlm.eval.tasks import Question
+from vlm.eval.question import Question
+from vlm.eval.scorers import JUDGE
 from vlm.files import write_whole
 
 ATTEMPTS = (1, 2)  # a reply without points is asked for once more
@@ -47,7 +48,7 @@ def judging(cfg: EvalConfig, cache: Path, out: Path) -> Iterator["Judge | None"]
 
     Raises Unusable if a task needs one and it lacks a model, a prompt, an endpoint or the endpoint's key.
     """
-    if not ranks.first() or all(task.scorer is not Scorer.judge for task in cfg.tasks.values()):
+    if not ranks.first() or all(task.scorer != JUDGE for task in cfg.tasks.values()):
         yield None
         return
     log = Log(out / CALLS)

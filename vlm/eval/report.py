@@ -6,13 +6,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vlm.config import Scorer
 from vlm.eval.charts import Curve, curve_panel
 from vlm.eval.gallery import Card, Said, choose, commonest_mistakes, counted, gallery
 from vlm.eval.lengths import length_panels
 from vlm.eval.page import GALLERY, page
 from vlm.eval.results import Answered, Earlier, Result
-from vlm.eval.score import METRICS
+from vlm.eval.scorers import JUDGE, SCORERS
 from vlm.eval.tables import BLIND, Line, figures_table, forecast_panel, gain_panel, link_to, score_table
 from vlm.files import write_whole
 
@@ -110,7 +109,7 @@ def _task(result: Result, is_one_of_many: bool) -> str:
 
 
 def _mistakes(result: Result) -> str:
-    if result.metric == METRICS[Scorer.judge]:
+    if result.metric == SCORERS[JUDGE].metric:
         return ""  # free answers are each given once
     items = "".join(
         f'<li><a href="{escape(link_to(verdict="wrong", search=f"{reference} {answer}"))}">{escape(reference)} → '

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from vlm.eval.question import Place, Question
 from vlm.eval.score import TaskScore
 from vlm.eval.stats import Interval
-from vlm.eval.tasks import Pictures, Place, Question
+from vlm.eval.tasks import Pictures
 
 
 @dataclass(frozen=True)

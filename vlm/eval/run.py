@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm import ranks
-from vlm.config import Blind, EvalConfig, Scorer, TaskConfig
+from vlm.config import Blind, EvalConfig, TaskConfig
 from vlm.errors import Unusable
 from vlm.eval.answer import Answerer, Share, answer_all
 from vlm.eval.batch import Ask
@@ -19,14 +19,13 @@ from vlm.eval.charts import read_curve
 from vlm.eval.judge import Judge
 from vlm.eval.outcome import write
 from vlm.eval.predictions import Prediction, read_given
+from vlm.eval.question import Place, Question
 from vlm.eval.report import NOTHING, Beside
 from vlm.eval.results import Answered, Result, Unseen
-from vlm.eval.score import METRICS, Marked, check_answers, headline, mark, score
+from vlm.eval.score import Marked, check_answers, headline, mark, score
+from vlm.eval.scorers import CAPTIONS, JUDGE, SCORERS
 from vlm.eval.tasks import (
-    CAPTIONS,
     Pictures,
-    Place,
-    Question,
     open_task,
     read_questions,
     swapped_pictures,
@@ -57,7 +56,7 @@ def evaluate(
         raise Unusable("no task is given: set eval.tasks, or choose eval=")
     for task in cfg.tasks.values():
         if task.scorer in CAPTIONS:
-            check_captions(chinese=task.scorer is Scorer.captions_zh)
+            check_captions(chinese=task.scorer == "captions_zh")
     samples = {name: open_task(name, task, shards, seed) for name, task in cfg.tasks.items()}
     if cfg.predictions is not None:
         results = [
@@ -148,7 +147,7 @@ def result_of(
 
     def marked(found: Mapping[str, Prediction], condition: str) -> Marked:
         answers = {identity: one.answer for identity, one in found.items()}
-        if task.scorer is not Scorer.judge:
+        if task.scorer != JUDGE:
             return mark(questions, answers, task.scorer)
         check_answers(questions, answers)
         return Marked([None] * len(questions) if judge is None else judge.mark(condition, questions, answers))
@@ -166,7 +165,7 @@ def result_of(
         one = seeing[question.id]
         remark = "" if judge is None else judge.remark(name, question.id)
         answered.append(Answered(question, one.answer, marks.marks[number], one.tokens, others, remark))
-    return Result(name, samples, answered, score(questions, marks, unseen, seed), METRICS[task.scorer])
+    return Result(name, samples, answered, score(questions, marks, unseen, seed), SCORERS[task.scorer].metric)
 
 
 def _blind(questions: Sequence[Question], blind: Blind, seed: int) -> list[Ask]:

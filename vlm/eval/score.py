@@ -1,33 +1,14 @@
 """Scores: a mark for each answer, their mean with its interval for each category, and the visual gain."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlm.config import Scorer
 from vlm.errors import Unusable
 from vlm.eval.captions import caption_scores
-from vlm.eval.choice import choice_figures, parsed_choice
+from vlm.eval.question import Question
+from vlm.eval.scorers import CAPTIONS, SCORERS, Figures
 from vlm.eval.stats import Interval, intervals, paired_test, share_interval
-from vlm.eval.tasks import Question
-from vlm.eval.vqa import m4c, official
-from vlm.eval.yes_no import label_of, mme_answer, pair_figures, said_yes, yes_no_figures
-
-Figures = dict[str, dict[str, float | None]]
-"""A scorer's own figures, percent: a row for all answers and one for each category, and their names."""
-
-METRICS = {
-    Scorer.exact_match: "exact match",
-    Scorer.vqa_official: "VQA accuracy (official)",
-    Scorer.vqa_m4c: "VQA accuracy (m4c)",
-    Scorer.choice: "accuracy",
-    Scorer.yes_no: "accuracy",
-    Scorer.yes_no_pairs: "acc",
-    Scorer.captions: "CIDEr",
-    Scorer.captions_zh: "CIDEr",
-    Scorer.judge: "points by a judge",
-    Scorer.none: "answers only",
-}
 
 
 @dataclass(frozen=True)
@@ -68,23 +49,6 @@ class TaskScore:
     figures: Figures = field(default_factory=dict)
 
 
-def exact_match(answer: str, reference: str) -> bool:
-    """Compare without regard to case, outer space and one full stop at the end."""
-    return _plain(answer) == _plain(reference)
-
-
-SCORERS: dict[Scorer, Callable[[str, Question], float]] = {
-    Scorer.exact_match: lambda answer, question: float(exact_match(answer, question.reference)),
-    Scorer.vqa_official: lambda answer, question: official(answer, _known(question, "answers")),
-    Scorer.vqa_m4c: lambda answer, question: m4c(answer, _known(question, "answers")),
-    Scorer.choice: lambda answer, question: float(
-        parsed_choice(answer, _known(question, "choices")) == _known(question, "correct_choice_idx")
-    ),
-    Scorer.yes_no: lambda answer, question: float(said_yes(answer) == label_of(question)),
-    Scorer.yes_no_pairs: lambda answer, question: float(mme_answer(answer) == ("yes" if label_of(question) else "no")),
-}
-
-
 def check_answers(questions: Sequence[Question], answers: Mapping[str, str]) -> None:
     """Check that every question is answered, and nothing else is.
 
@@ -103,20 +67,21 @@ def check_answers(questions: Sequence[Question], answers: Mapping[str, str]) -> 
         raise Unusable(f"{len(missing)} of {len(questions)} questions have no answer, {missing[0]} first")
 
 
-def mark(questions: Sequence[Question], answers: Mapping[str, str], scorer: Scorer) -> Marked:
-    """Mark the answer to each question.
+def mark(questions: Sequence[Question], answers: Mapping[str, str], scorer: str) -> Marked:
+    """Mark the answer to each question; those of a scorer that marks none stay without.
 
     Raises Unusable if one is not answered, an answer has no question, or a question lacks what its scorer needs.
     """
     check_answers(questions, answers)
     given = [answers[question.id] for question in questions]
-    if scorer in (Scorer.captions, Scorer.captions_zh):
+    if scorer in CAPTIONS:
         references = [question.references for question in questions]
-        return Marked(*caption_scores(given, references, chinese=scorer is Scorer.captions_zh))
-    if scorer is Scorer.none:
+        return Marked(*caption_scores(given, references, chinese=scorer == "captions_zh"))
+    how = SCORERS[scorer]
+    if how.mark is None:
         return Marked([None] * len(given))
-    marks = [SCORERS[scorer](answer, question) for answer, question in zip(given, questions, strict=True)]
-    return Marked(marks, _figures(questions, given, marks, scorer))
+    marks = [how.mark(answer, question) for answer, question in zip(given, questions, strict=True)]
+    return Marked(marks, how.figures(questions, given, marks))
 
 
 def score(
@@ -155,12 +120,12 @@ def _score(marks: Sequence[float], unseen: Mapping[str, Sequence[float]], groups
     return Score(len(marks), 100 * mean, _percent(share_interval(marks, groups, seed)), found)
 
 
-def as_json(task: TaskScore, scorer: Scorer) -> dict[str, Any]:
+def as_json(task: TaskScore, scorer: str) -> dict[str, Any]:
     """Return what metrics.json says of a task; percent with two decimals."""
     total = {"n": 0, "score": None, "interval": None, "blind": {}} if task.total is None else _score_json(task.total)
     return {
-        "scorer": scorer.value,
-        "metric": METRICS[scorer],
+        "scorer": scorer,
+        "metric": SCORERS[scorer].metric,
         **total,
         "categories": {name: _score_json(of) for name, of in task.categories.items()},
         "figures": {row: {name: _rounded(value) for name, value in of.items()} for row, of in task.figures.items()},
@@ -191,24 +156,6 @@ def _score_json(of: Score) -> dict[str, Any]:
     return {"n": of.n, "score": _rounded(of.value), "interval": list(map(_rounded, of.interval)), "blind": blind}
 
 
-def _figures(questions: Sequence[Question], answers: Sequence[str], marks: Sequence[float], scorer: Scorer) -> Figures:
-    """Return what a scorer tells besides the mean of its marks."""
-    if scorer is Scorer.yes_no:
-        return yes_no_figures(questions, answers)
-    if scorer is Scorer.yes_no_pairs:
-        return pair_figures(questions, marks)
-    if scorer is Scorer.choice:
-        return choice_figures(questions, answers, marks)
-    if scorer in (Scorer.vqa_official, Scorer.vqa_m4c):  # both dialects, each by its name
-        both = {Scorer.vqa_official: "official", Scorer.vqa_m4c: "m4c"}
-        means = {}
-        for dialect, name in both.items():
-            found = [SCORERS[dialect](answer, question) for answer, question in zip(answers, questions, strict=True)]
-            means[name] = 100 * sum(found) / len(found)
-        return {"all": means}
-    return {}
-
-
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
@@ -216,17 +163,3 @@ def _rounded(value: float | None) -> float | None:
 def _percent(interval: Interval) -> Interval:
     low, high = interval
     return 100 * low, 100 * high
-
-
-def _known(question: Question, key: str) -> Any:  # noqa: ANN401  what JSON holds
-    """Return what the corpus says under `key`.
-
-    Raises Unusable if it says nothing.
-    """
-    if question.extra.get(key) in (None, []):
-        raise Unusable(f"question {question.id} has no '{key}', which this scorer needs: choose another scorer=")
-    return question.extra[key]
-
-
-def _plain(text: str) -> str:
-    return text.strip().removesuffix(".").strip().casefold()

@@ -14,13 +14,14 @@ from pathlib import Path
 from transformers import LlavaForConditionalGeneration
 
 from vlm import ranks
-from vlm.config import EvaluationConfig, Scorer, TaskConfig
+from vlm.config import EvaluationConfig, TaskConfig
 from vlm.errors import Unusable
 from vlm.eval.answer import Answerer
 from vlm.eval.results import Result
 from vlm.eval.run import ask
 from vlm.eval.samples_page import PAGE, write_samples
 from vlm.eval.score import headline
+from vlm.eval.scorers import CAPTIONS, SCORERS
 from vlm.eval.tasks import Pictures, open_task
 from vlm.files import write_whole
 
@@ -54,10 +55,8 @@ class Suite:
             name: replace(task, limit=min(cfg.answers, task.limit or cfg.answers)) for name, task in cfg.tasks.items()
         }
         for name, task in tasks.items():
-            if task.scorer in (Scorer.none, Scorer.judge):
-                raise Unusable(
-                    f"task {name}: scorer={task.scorer.value} gives no score while training: leave it to stage 05"
-                )
+            if SCORERS[task.scorer].mark is None and task.scorer not in CAPTIONS:
+                raise Unusable(f"task {name}: scorer={task.scorer} gives no score while training: leave it to stage 05")
         splits = {name: open_task(name, task, shards, seed) for name, task in tasks.items()}
         return cls(tasks, splits, cfg.shown, seed, base, out)
 

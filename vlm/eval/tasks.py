@@ -2,25 +2,24 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm.config import Scorer, TaskConfig
+from vlm.config import TaskConfig
 from vlm.data.chat import Chat
 from vlm.data.index import Split, Stored
 from vlm.data.samples import IMAGE, Sample, Turn
 from vlm.errors import Unusable
 from vlm.eval.benchmark import Benchmark
+from vlm.eval.question import Place, Question
+from vlm.eval.scorers import CAPTIONS
 
 TRIES = 64  # shifts that are tried to keep every question off its own pictures
-CAPTIONS = (Scorer.captions, Scorer.captions_zh)
-
-Place = tuple[int, int]  # a picture of the samples: sample number, and which of the sample's pictures
 
 
 class Pictures(Protocol):
@@ -32,27 +31,6 @@ class Pictures(Protocol):
 
     def outline(self, number: int) -> tuple[Sample, tuple[str, ...]]:
         """Return a sample and a name for each of its pictures, the same for equal ones."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """What the model is asked, and what it should say."""
-
-    id: str
-    category: str
-    text: str  # the last user turn, without picture placeholders
-    reference: str
-    sample: int  # number in the split
-    prompt: NDArray[np.int32]  # (L,) ids, picture tokens included
-    pictures: tuple[str, ...]  # name of each picture, the same for equal ones
-    extra: Mapping[str, Any] = field(default_factory=dict)  # what the corpus says besides, such as ten people's answers
-    references: tuple[str, ...] = ()  # all that is right or partly right
-    blind_prompt: NDArray[np.int32] | None = None  # (L',) the same without its pictures
-
-    @property
-    def own(self) -> tuple[Place, ...]:
-        """Where its pictures are."""
-        return tuple((self.sample, i) for i in range(len(self.pictures)))
 
 
 def open_task(name: str, task: TaskConfig, shards: Path | None, seed: int) -> Pictures:

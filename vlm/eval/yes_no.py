@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 
 from vlm.errors import Unusable
-from vlm.eval.tasks import Question
+from vlm.eval.question import Question
 
 DENIALS = {"No", "no", "not"}
 COGNITION = {"commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"}

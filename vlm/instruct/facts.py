@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlm.config import SourceConfig, SourceFormat
+from vlm.config import SourceConfig
 from vlm.data.images import Image
 from vlm.data.samples import Reject, Sample
-from vlm.data.sources import check, read
+from vlm.data.sources import check, format_of, read
 from vlm.errors import Unusable
-
-IN_ITS_FILES = {SourceFormat.tars, SourceFormat.parquet}
 
 
 @dataclass
@@ -30,9 +28,9 @@ def facts_of(source: SourceConfig, seed: int, limit: int | None = None) -> tuple
     A row is of use if it shows one picture and its last turn is a caption. Memory grows with the pictures.
     Raises Unusable if the corpus is missing or broken, or its pictures cannot be named from outside.
     """
-    if source.format in IN_ITS_FILES:
+    if format_of(source).packed:
         raise Unusable(
-            f"data source {source.label}: the pictures of format {source.format.value} are inside its files, where "
+            f"data source {source.label}: the pictures of format {source.format} are inside its files, where "
             "LLaVA JSON cannot name them: unpack them"
         )
     check(source)

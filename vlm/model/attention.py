@@ -6,7 +6,7 @@ serves all samples: flash-attn 2 where it is installed, else torch's varlen atte
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,16 @@ def bounds_of(position_ids: Tensor) -> dict[str, Any]:
     return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
 
 
+class Packs(NamedTuple):
+    """Where samples begin and end, and how each of them attends: what a kernel below is told besides its tensors."""
+
+    bounds: Tensor  # (S + 1,) int32, as `bounds_of` returns them
+    longest: int  # tokens of the longest sample
+    window: int | None = None  # tokens that one sees, itself included; None: all before it
+    scale: float | None = None  # of the scores; None: 1 / sqrt(D)
+    dropout: float = 0.0
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -71,8 +81,8 @@ def packed_attention(
     rows, _, length, _ = query.shape
     tokens = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))  # (B·L, H, D)
     window = sliding_window if sliding_window is not None and sliding_window < max_length_q else None
-    kernel = kernel_for(query, dropout)
-    return kernel(*tokens, cu_seq_lens_q, max_length_q, window, scaling, dropout).unflatten(0, (rows, length)), None
+    packs = Packs(cu_seq_lens_q, max_length_q, window, scaling, dropout)
+    return kernel_for(query, dropout)(*tokens, packs).unflatten(0, (rows, length)), None
 
 
 def kernel_for(query: Tensor, dropout: float) -> Callable[..., Tensor]:
@@ -86,86 +96,62 @@ def kernel_for(query: Tensor, dropout: float) -> Callable[..., Tensor]:
     return by_sample if dropout or size % 8 else by_torch
 
 
-def by_flash_attn(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bounds: Tensor,
-    longest: int,
-    window: int | None,
-    scaling: float | None,
-    dropout: float,
-) -> Tensor:
+def by_flash_attn(query: Tensor, key: Tensor, value: Tensor, packs: Packs) -> Tensor:
     """Attend in one call of flash-attn 2; tensors (T, H, D)."""
     return flash_attn_varlen_func(
         query,
         key,
         value,
-        cu_seqlens_q=bounds,
-        cu_seqlens_k=bounds,
-        max_seqlen_q=longest,
-        max_seqlen_k=longest,
-        dropout_p=dropout,
-        softmax_scale=scaling,
+        cu_seqlens_q=packs.bounds,
+        cu_seqlens_k=packs.bounds,
+        max_seqlen_q=packs.longest,
+        max_seqlen_k=packs.longest,
+        dropout_p=packs.dropout,
+        softmax_scale=packs.scale,
         causal=True,
-        window_size=_window(window),
+        window_size=_window(packs.window),
     )
 
 
-def by_torch(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bounds: Tensor,
-    longest: int,
-    window: int | None,
-    scaling: float | None,
-    _: float,
-) -> Tensor:
+def by_torch(query: Tensor, key: Tensor, value: Tensor, packs: Packs) -> Tensor:
     """Attend in one call of torch's varlen attention, which has no dropout; tensors (T, H, D)."""
     return varlen.varlen_attn(
         query,
         key,
         value,
-        bounds,
-        bounds,
-        longest,
-        longest,
-        scale=scaling,
-        window_size=_window(window),
+        packs.bounds,
+        packs.bounds,
+        packs.longest,
+        packs.longest,
+        scale=packs.scale,
+        window_size=_window(packs.window),
         enable_gqa=query.shape[1] != key.shape[1],
     )
 
 
 @torch.compiler.disable  # lengths differ from pack to pack
-def by_sample(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bounds: Tensor,
-    _: int,
-    window: int | None,
-    scaling: float | None,
-    dropout: float,
-) -> Tensor:
+def by_sample(query: Tensor, key: Tensor, value: Tensor, packs: Packs) -> Tensor:
     """Attend in one call for each sample, or for all where they are equally long; tensors (T, H, D)."""
-    lengths = bounds.diff().tolist()
+    lengths = packs.bounds.diff().tolist()
     if len(set(lengths)) > 1:
         samples = zip(*(states.split(lengths) for states in (query, key, value)), strict=True)
-        return torch.cat([_alike(*sample, 1, window, scaling, dropout) for sample in samples])
-    return _alike(query, key, value, len(lengths), window, scaling, dropout)
+        return torch.cat([_alike(*sample, 1, packs) for sample in samples])
+    return _alike(query, key, value, len(lengths), packs)
 
 
-def _alike(
-    query: Tensor, key: Tensor, value: Tensor, count: int, window: int | None, scaling: float | None, dropout: float
-) -> Tensor:
+def _alike(query: Tensor, key: Tensor, value: Tensor, count: int, packs: Packs) -> Tensor:
     """Attend within `count` samples of one length; tensors (T, H, D)."""
-    length = len(query) // count
+    length, window = len(query) // count, packs.window
     band = None if window is None or length <= window else _band(length, window, query.device)
     states = (one.unflatten(0, (count, length)).transpose(1, 2) for one in (query, key, value))  # (N, H, l, D)
     is_grouped = query.shape[1] != key.shape[1]
     seen = scaled_dot_product_attention(
-        *states, attn_mask=band, dropout_p=dropout, is_causal=band is None, scale=scaling, enable_gqa=is_grouped
+        *states,
+        attn_mask=band,
+        dropout_p=packs.dropout,
+        is_causal=band is None,
+        scale=packs.scale,
+        enable_gqa=is_grouped,
     )
     return seen.transpose(1, 2).flatten(0, 1)
 

@@ -24,6 +24,7 @@ from yaml import YAMLError
 
 from vlm.config import Executor, RootConfig, counts_in_key
 from vlm.errors import Stopped, Unusable
+from vlm.names import check_names
 from vlm.pipeline import artifact, jobs, preflight, requeue, sweep
 from vlm.pipeline.artifact import Artifact, Identity
 from vlm.pipeline.complaints import plainly
@@ -232,12 +233,14 @@ def start(main: Callable[[], None]) -> None:
 def typed(composed: DictConfig) -> RootConfig:
     """Turn the composed settings into dataclasses; cross-field checks run here.
 
-    Raises Unusable if a setting without a default was not given.
+    Raises Unusable if a setting without a default was not given, or one names a format or a scorer that is not there.
     """
     try:
-        return OmegaConf.to_object(composed)
+        cfg = OmegaConf.to_object(composed)
     except MissingMandatoryValue as problem:
         raise Unusable(f"{problem.full_key} has no value: give it, or choose an experiment= that does") from None
+    check_names(cfg)
+    return cfg
 
 
 def settings_of(composed: DictConfig, nodes: tuple[str, ...]) -> dict[str, Any]:
