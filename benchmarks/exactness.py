@@ -173,71 +173,15 @@ def close(name: str, out: Path, other: Path) -> bool:
 
 def isolation(bench: Bench, full: bool) -> Iterator[bool]:
     """3. The gradient of a pack is the sum of its samples' own, by transformers alone."""
+    from benchmarks.isolation import gradients_apart
+
     print(f"\n3. gradients of a pack beside the sum of its samples': to {GRADIENT:g}; and with isolation turned off")
     for family, attention in product(("qwen2", "qwen3", "llama"), ("sdpa", "eager")):
-        apart = gradients_apart(bench, family, attention)
-        off = gradients_apart(bench, family, attention, one_run=True)
+        given = (bench.model, bench.split, settings(), family, attention)
+        apart, off = gradients_apart(*given), gradients_apart(*given, one_run=True)
         equal = apart <= GRADIENT < 1e-2 < off
         print(f"  {say(equal)}  {family}, {attention}: {apart:.1e} apart; turned off {off:.1e}", flush=True)
         yield equal
-
-
-def gradients_apart(bench: Bench, family: str, attention: str, one_run: bool = False) -> float:
-    """Return the largest difference of a weight's gradients, as a share of their norm."""
-    import torch
-    from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    from vlm.data.chat import Chat
-    from vlm.data.index import Split
-    from vlm.data.loader import Steps
-    from vlm.data.pixels import Preprocessing, normalise
-    from vlm.model.forward import PackedLoss
-    from vlm.train.planning import plan_of
-
-    torch.manual_seed(3)
-    config = LlavaConfig.from_pretrained(bench.model)
-    text = config.text_config.to_dict()
-    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    config.text_config = AutoConfig.for_model(
-        family, **{name: text[name] for name in kept}, num_key_value_heads=2, head_dim=8, initializer_range=0.3
-    )
-    llava = LlavaForConditionalGeneration(config).eval()
-    llava.set_attn_implementation(attention)
-    shards, how = Split(bench.split), Preprocessing.load(bench.model)
-    plan = plan_of(settings(), 0, shards)
-    steps = Steps(shards, plan, Chat.of_model(bench.model), how, rank=0, ranks=1, rows_at_once=1)
-
-    def gradients(losses: Iterator[torch.Tensor]) -> dict[str, torch.Tensor]:
-        llava.zero_grad()
-        for loss in losses:
-            loss.backward()
-        return {name: weight.grad.clone() for name, weight in llava.named_parameters() if weight.grad is not None}
-
-    def pack(numbers: list[int]) -> torch.Tensor:
-        batch = steps.batch([numbers])
-        places = batch.position_ids
-        if one_run:
-            places = torch.arange(places.shape[1])[None]
-        return PackedLoss(llava)(
-            batch.input_ids, batch.labels, places, normalise(batch.pixel_values, how, torch.float32)
-        )
-
-    def alone(number: int) -> torch.Tensor:
-        batch = steps.batch([[number]])
-        pixels = normalise(batch.pixel_values, how, torch.float32) if len(batch.pixel_values) else None
-        seen = llava(
-            input_ids=batch.input_ids,
-            attention_mask=torch.ones_like(batch.input_ids),
-            pixel_values=pixels,
-            labels=batch.labels,
-        )
-        return seen.loss * (batch.labels != -100).sum()
-
-    llava.model.vision_tower.requires_grad_(False)
-    packs = plan.packs(0, 1)
-    expected = gradients(alone(number) for numbers in packs for number in numbers)
-    found = gradients(pack(numbers) for numbers in packs)
-    return max(float((found[name] - one).norm() / one.norm()) for name, one in expected.items())
 
 
 def frozen(bench: Bench, full: bool) -> Iterator[bool]:

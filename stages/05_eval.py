@@ -28,7 +28,8 @@ from vlm.errors import Unusable
 from vlm.files import sha256
 from vlm.pipeline.artifact import load, write_figures
 from vlm.pipeline.predictions import comparison
-from vlm.pipeline.stage import Stage, start, typed
+from vlm.pipeline.settings import typed
+from vlm.pipeline.stage import Stage, start
 
 
 def work(cfg: RootConfig, inputs: Mapping[str, Path], out: Path) -> None:

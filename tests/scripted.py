@@ -47,8 +47,7 @@ class Scripted:
         self.retry_after = "0.05"
         self.delay = 0.0  # seconds before every answer
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = Server(self)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
@@ -66,85 +65,93 @@ class Scripted:
             self.starts.append(time.monotonic())
             return fault
 
-    def _handler(scripted) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - `self` is the handler's
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:
-                raw = self.rfile.read(int(self.headers["Content-Length"]))
-                key = self.headers["Authorization"].removeprefix("Bearer ")
-                scripted.keys.add(key)
-                body = scripted.body = json.loads(raw)
-                scripted.asked.append(chat_of(body["messages"]))
-                fault = scripted.next_fault()
-                if fault == "429":
-                    return self.say(
-                        429, {"error": {"message": f"slow down, {key}"}}, {"Retry-After": scripted.retry_after}
-                    )
-                if fault.isdigit():
-                    return self.say(int(fault), {"error": {"message": f"failed for {key}", "type": "x"}})
-                time.sleep(scripted.delay + {"timeout": 1.6 * TIMEOUT, "slow": 0.4 * TIMEOUT}.get(fault, 0.0))
-                known = chat_of(body["messages"])
-                with scripted._lock:
-                    nth = scripted.answered[known]
-                    scripted.answered[known] += fault in {"ok", "slow"}
-                text = scripted.answer(body, nth)
-                return self.stream(text, fault) if body.get("stream") else self.whole(text, fault)
+class Server(ThreadingHTTPServer):
+    """Listens on a port of its own choice."""
 
-            def whole(self, text: str, fault: str) -> None:
-                choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-                usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-                reply = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-                data = json.dumps(reply | {"usage": usage}).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                if fault == "cut":
-                    self.wfile.write(data[: len(data) // 2])
-                    self.close_connection = True
-                    return
-                self.wfile.write(b"{" * len(data) if fault == "malformed" else data)
+    daemon_threads = True
 
-            def stream(self, text: str, fault: str) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "text/event-stream")
-                self.send_header("Transfer-Encoding", "chunked")
-                self.end_headers()
-                parts = [({"content": word}, None) for word in text.replace(" ", " \0").split("\0")]
-                for number, (delta, finish) in enumerate([*parts, ({}, "stop")]):
-                    if number == 2 and fault == "cut":
-                        self.close_connection = True
-                        return
-                    self.event({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}, fault)
-                self.event(
-                    {"choices": [], "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}}
-                )
-                self.chunk(b"data: [DONE]\n\n")
-                self.chunk(b"")
+    def __init__(self, scripted: Scripted) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.scripted = scripted
 
-            def event(self, content: dict, fault: str = "") -> None:
-                head = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-                data = json.dumps(head | content)
-                self.chunk(f"data: {data[:-3] if fault == 'malformed' else data}\n\n".encode())
 
-            def chunk(self, data: bytes) -> None:
-                self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+class Handler(BaseHTTPRequestHandler):
+    """Answers one client as `server.scripted` says."""
 
-            def say(self, status: int, content: dict, headers: dict[str, str] | None = None) -> None:
-                data = json.dumps(content).encode()
-                self.send_response(status)
-                for name, value in (
-                    {"Content-Type": "application/json", "Content-Length": str(len(data))} | (headers or {})
-                ).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
+    protocol_version = "HTTP/1.1"
+    server: "Server"
 
-            def log_message(self, *_: object) -> None: ...
+    def do_POST(self) -> None:
+        scripted = self.server.scripted
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        key = self.headers["Authorization"].removeprefix("Bearer ")
+        scripted.keys.add(key)
+        body = scripted.body = json.loads(raw)
+        scripted.asked.append(chat_of(body["messages"]))
+        fault = scripted.next_fault()
+        if fault == "429":
+            return self.say(429, {"error": {"message": f"slow down, {key}"}}, {"Retry-After": scripted.retry_after})
+        if fault.isdigit():
+            return self.say(int(fault), {"error": {"message": f"failed for {key}", "type": "x"}})
+        time.sleep(scripted.delay + {"timeout": 1.6 * TIMEOUT, "slow": 0.4 * TIMEOUT}.get(fault, 0.0))
+        known = chat_of(body["messages"])
+        with scripted._lock:
+            nth = scripted.answered[known]
+            scripted.answered[known] += fault in {"ok", "slow"}
+        text = scripted.answer(body, nth)
+        return self.stream(text, fault) if body.get("stream") else self.whole(text, fault)
 
-            def handle(self) -> None:
-                with suppress(BrokenPipeError, ConnectionResetError):  # the client has given up
-                    super().handle()
+    def whole(self, text: str, fault: str) -> None:
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+        reply = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+        data = json.dumps(reply | {"usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if fault == "cut":
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+            return
+        self.wfile.write(b"{" * len(data) if fault == "malformed" else data)
 
-        return Handler
+    def stream(self, text: str, fault: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        parts = [({"content": word}, None) for word in text.replace(" ", " \0").split("\0")]
+        for number, (delta, finish) in enumerate([*parts, ({}, "stop")]):
+            if number == 2 and fault == "cut":
+                self.close_connection = True
+                return
+            self.event({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}, fault)
+        self.event({"choices": [], "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}})
+        self.chunk(b"data: [DONE]\n\n")
+        self.chunk(b"")
+
+    def event(self, content: dict, fault: str = "") -> None:
+        head = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+        data = json.dumps(head | content)
+        self.chunk(f"data: {data[:-3] if fault == 'malformed' else data}\n\n".encode())
+
+    def chunk(self, data: bytes) -> None:
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+    def say(self, status: int, content: dict, headers: dict[str, str] | None = None) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in (
+            {"Content-Type": "application/json", "Content-Length": str(len(data))} | (headers or {})
+        ).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None: ...
+
+    def handle(self) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client has given up
+            super().handle()

@@ -37,7 +37,13 @@ def main() -> None:
         format_assistant=StringFormatter(slots=["{{content}}"]),
         mm_plugin=get_mm_plugin(name="llava", image_token="<image>"),
     )
-    out = Path(asked["out"])
+    write_records(asked, Path(asked["out"]))
+    run_exp(options_of(asked, Path(asked["out"])))
+    turns.end(losses=losses)
+
+
+def write_records(asked: dict, out: Path) -> None:
+    """Write the samples as a dataset of its own kind, `records`."""
     records = [
         {
             "messages": [
@@ -53,6 +59,10 @@ def main() -> None:
     columns = {"messages": "messages", "images": "images"}
     listed = {"records": {"file_name": "records.json", "formatting": "sharegpt", "columns": columns, "tags": tags}}
     (out / "dataset_info.json").write_text(json.dumps(listed))
+
+
+def options_of(asked: dict, out: Path) -> dict:
+    """Return what is asked for by its own names."""
     tower, projector, language = FROZEN[asked["strategy"]]
     how: dict = {"finetuning_type": "full"}
     if asked["strategy"] == "lora":
@@ -63,38 +73,34 @@ def main() -> None:
             "lora_target": ",".join(asked["lora"]["targets"]),
             "additional_target": "multi_modal_projector",
         }
-    packs = asked["packing"]
-    run_exp(
-        {
-            "stage": "sft",
-            "do_train": True,
-            "model_name_or_path": asked["model"],
-            "dataset": "records",
-            "dataset_dir": str(out),
-            "template": "written",
-            "cutoff_len": asked["pack_tokens"],
-            "neat_packing": packs,
-            "flash_attn": "sdpa",
-            "freeze_vision_tower": tower,
-            "freeze_multi_modal_projector": projector,
-            "freeze_language_model": language,
-            "disable_gradient_checkpointing": not asked["recompute"],
-            "output_dir": str(out / "saved"),
-            # a step takes the whole corpus, in however many packs
-            "per_device_train_batch_size": 1 if packs else asked["rows"],
-            "gradient_accumulation_steps": asked["samples"] // (1 if packs else asked["rows"]),
-            "num_train_epochs": asked["steps"],
-            "learning_rate": asked["rate"],
-            "lr_scheduler_type": "cosine",
-            "bf16": asked["bfloat16"],
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "use_cpu": not torch.cuda.is_available(),
-            **how,
-        }
-    )
-    turns.end(losses=losses)
+    rows = 1 if asked["packing"] else asked["rows"]  # a step takes the whole corpus, in however many packs
+    return {
+        "stage": "sft",
+        "do_train": True,
+        "model_name_or_path": asked["model"],
+        "dataset": "records",
+        "dataset_dir": str(out),
+        "template": "written",
+        "cutoff_len": asked["pack_tokens"],
+        "neat_packing": asked["packing"],
+        "flash_attn": "sdpa",
+        "freeze_vision_tower": tower,
+        "freeze_multi_modal_projector": projector,
+        "freeze_language_model": language,
+        "disable_gradient_checkpointing": not asked["recompute"],
+        "output_dir": str(out / "saved"),
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": asked["samples"] // rows,
+        "num_train_epochs": asked["steps"],
+        "learning_rate": asked["rate"],
+        "lr_scheduler_type": "cosine",
+        "bf16": asked["bfloat16"],
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": not torch.cuda.is_available(),
+        **how,
+    }
 
 
 if __name__ == "__main__":

@@ -38,6 +38,15 @@ def main() -> None:
                 {"role": "assistant", "content": record["answer"]},
             ]
             print(json.dumps({"messages": said, "images": record["images"]}), file=file)
+    given = []
+    for name, value in options_of(asked, out).items():
+        given += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
+    sft_main(given)
+    turns.end(losses=losses)
+
+
+def options_of(asked: dict, out: Path) -> dict:
+    """Return what is asked for by its own names."""
     options = {
         "model": asked["model"],
         "model_type": "llava1_5_hf",
@@ -70,11 +79,7 @@ def main() -> None:
     if asked["strategy"] == "lora":
         options |= {"lora_rank": asked["lora"]["rank"], "lora_alpha": int(asked["lora"]["alpha"]), "lora_dropout": 0.0}
         options |= {"target_modules": asked["lora"]["targets"], "modules_to_save": ["multi_modal_projector"]}
-    given = []
-    for name, value in options.items():
-        given += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
-    sft_main(given)
-    turns.end(losses=losses)
+    return options
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from vlm.config import RootConfig, Schedule, Strategy
 from vlm.errors import Unusable
-from vlm.pipeline.stage import typed
+from vlm.pipeline.settings import typed
 
 CONF = Path(__file__).parents[2] / "conf"
 CHOICES = [

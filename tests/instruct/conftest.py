@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from vlm.config import InstructConfig, InstructRuntime, KindConfig, SourceConfig
-from vlm.pipeline.stage import typed
+from vlm.pipeline.settings import typed
 
 from ..scripted import TIMEOUT
 

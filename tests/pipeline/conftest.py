@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from vlm.config import HardwareConfig
 
+CONF = str(Path(__file__).parents[2] / "conf")
 ANSWERS = """\
 #!/usr/bin/env python3
 import json, os, sys
@@ -52,6 +55,17 @@ FOUND = {
     "choices": [choice(zero, how, rows) for zero, how in MEMORY for rows in (1, 2, 4)],
     "advice": "more would help",
 }  # fmt: skip
+
+
+@pytest.fixture
+def composed(tmp_path: Path):
+    """Return a function that composes the settings of the run `r` in this test's folder, with overrides."""
+
+    def compose_with(*overrides: str) -> DictConfig:
+        with initialize_config_dir(CONF, version_base="1.3"):
+            return compose("config", [f"runs={tmp_path}", "run=r", *overrides])
+
+    return compose_with
 
 
 @pytest.fixture

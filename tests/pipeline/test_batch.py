@@ -31,10 +31,7 @@ def test_the_line_to_run_by_hand_has_as_many_ranks_as_the_job():
     )
 
 
-def test_frozen_settings_ask_for_no_cluster(tmp_path):
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
-        composed = compose("config", [f"runs={tmp_path}", "run=r", "+cluster=slurm_cpu", "wait=true", "seed=3"])
-    frozen = yaml.safe_load(batch.freeze(tmp_path, "03_pretrain", composed, tmp_path / "r/sweep/seed=3").read_text())
+def test_frozen_settings_ask_for_no_cluster(tmp_path, composed):
+    settings = composed("+cluster=slurm_cpu", "wait=true", "seed=3")
+    frozen = yaml.safe_load(batch.freeze(tmp_path, "03_pretrain", settings, tmp_path / "r/sweep/seed=3").read_text())
     assert (frozen["cluster"], frozen["wait"], frozen["seed"], frozen["run"]) == (None, False, 3, "r/sweep/seed=3")

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from vlm.pipeline import jobs
 from vlm.pipeline.chain import submit_all
@@ -100,15 +99,14 @@ def test_what_slurm_would_refuse_of_a_later_stage_is_told_in_its_words_before_an
     assert not (tmp_path / "bin/last").exists()
 
 
-def test_a_training_that_cannot_fit_is_refused_before_the_stages_it_reads_are_queued(found, tmp_path, answers):
+def test_a_training_that_cannot_fit_is_refused_before_the_stages_it_reads_are_queued(
+    found, composed, tmp_path, answers
+):
     answers(sbatch=[0, "Submitted batch job 41\n", ""])
     first = Stage("stages/01_x.py", (), ("seed",), print)
     second = Stage("stages/04_y.py", ("01_x",), ("finetune",), print, distributed=True, estimate=lambda *_: found)
-    words = [f"runs={tmp_path}", "run=r", "+cluster=slurm_a100x4", "hardware.memory_gib=24"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        composed = compose("config", words)
     with pytest.raises(SystemExit, match="04_y: it needs 30.0 GiB.*; nothing was queued"):
-        submit_all([first, second], composed)
+        submit_all([first, second], composed("+cluster=slurm_a100x4", "hardware.memory_gib=24"))
     assert not jobs.load_all(tmp_path / "r")
 
 

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from vlm.pipeline import cluster, jobs
-from vlm.pipeline.stage import Stage, typed
+from vlm.pipeline.settings import typed
+from vlm.pipeline.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
@@ -22,15 +22,6 @@ def nothing(cfg, inputs, out) -> None:
 SINGLE = Stage("stages/01_assemble.py", (), ("seed",), nothing)
 SHARED = Stage("stages/02_shard.py", (), ("seed",), nothing, can_be_shared=True)
 RANKS = Stage("stages/03_pretrain.py", (), ("seed",), nothing, distributed=True)
-
-
-@pytest.fixture
-def composed(tmp_path):
-    def compose_with(*overrides: str):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("config", [f"runs={tmp_path}", "run=r", *overrides])
-
-    return compose_with
 
 
 def script(stage: Stage, composed, tmp_path: Path, *, array: int = 1) -> str:

@@ -1,40 +1,12 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from vlm.pipeline.stage import Stage, settings_of
-
-CONF = str(Path(__file__).parents[2] / "conf")
-
-
-@pytest.fixture
-def composed(tmp_path):
-    def compose_with(*overrides: str):
-        with initialize_config_dir(CONF, version_base="1.3"):
-            return compose("config", [f"runs={tmp_path}", "run=r", *overrides])
-
-    return compose_with
+from vlm.pipeline.stage import Stage
 
 
 def stage_that(work, reads=(), settings=("seed",)) -> Stage:
     return Stage("stages/01_y.py", reads, settings, work)
-
-
-def test_runtime_settings_do_not_count_in_the_key(composed):
-    names = settings_of(composed(), ("finetune",))
-    assert "finetune.lora.rank" in names
-    assert not [name for name in names if "runtime" in name or "deepspeed" in name]
-
-
-def test_looking_at_a_training_counts_in_the_key_only_with_patience(composed):
-    looks = [f"finetune.evaluation.{setting}" for setting in ("every=7", "keep_best=2", "tasks.questions.limit=3")]
-    without = settings_of(composed("finetune.evaluation.every=null"), ("finetune",))
-    assert settings_of(composed(*looks), ("finetune",)) == without
-    stops = settings_of(composed(*looks, "finetune.evaluation.patience=2"), ("finetune",))
-    assert stops["finetune.evaluation.every"] == 7
-    assert stops["finetune.evaluation.patience"] == 2
-    assert stops["finetune.evaluation.tasks.questions.limit"] == 3
 
 
 def test_ctrl_c_is_one_line_and_what_was_done_stands(composed, tmp_path, capsys):

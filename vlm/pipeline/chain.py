@@ -10,7 +10,8 @@ from vlm.config import Executor
 from vlm.errors import Unusable
 from vlm.pipeline import follow, jobs
 from vlm.pipeline.artifact import Identity
-from vlm.pipeline.stage import Stage, typed
+from vlm.pipeline.settings import typed
+from vlm.pipeline.stage import Stage
 
 
 def submit_all(stages: Sequence[Stage], composed: DictConfig) -> None:

@@ -6,7 +6,8 @@
     partial, same key          go on in it
     partial, other key         refused, naming what differs
 
-With a cluster, `work` is left to a job that runs the same script again. Torch enters only inside `work`, so a misspelt setting or a missing input is answered at once.
+With a cluster, `work` is left to a job that runs the same script again. Torch enters only inside `work`, so a misspelt
+setting or a missing input is answered at once.
 """
 
 import os
@@ -15,20 +16,19 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from vlm.config import Executor, RootConfig, counts_in_key
+from vlm.config import Executor, RootConfig
 from vlm.errors import Stopped, Unusable
-from vlm.names import check_names
 from vlm.pipeline import artifact, jobs, preflight, requeue, sweep
 from vlm.pipeline.artifact import Artifact, Identity
 from vlm.pipeline.complaints import plainly
 from vlm.pipeline.jobs import Job
+from vlm.pipeline.settings import settings_of, typed
 
 ALL_NODES = ("model", "data", "pretrain", "finetune", "eval")
 INTERRUPTED = 130  # the status by which a shell knows Ctrl-C
@@ -230,31 +230,6 @@ def start(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
-def typed(composed: DictConfig) -> RootConfig:
-    """Turn the composed settings into dataclasses; cross-field checks run here.
-
-    Raises Unusable if a setting without a default was not given, or one names a format or a scorer that is not there.
-    """
-    try:
-        cfg = OmegaConf.to_object(composed)
-    except MissingMandatoryValue as problem:
-        raise Unusable(f"{problem.full_key} has no value: give it, or choose an experiment= that does") from None
-    check_names(cfg)
-    return cfg
-
-
-def settings_of(composed: DictConfig, nodes: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings under `nodes` by dotted name, without those that do not change the result."""
-    plain = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    found: dict[str, Any] = {}
-    for node in nodes:
-        value = plain
-        for part in node.split("."):
-            value = value[part]
-        _flatten(node, value, found)
-    return found
-
-
 def _stop(number: int, frame: object) -> None:
     raise Stopped("asked to stop; run it again to go on")
 
@@ -263,13 +238,3 @@ def say(first: bool, line: str) -> None:
     """Print on the first rank."""
     if first:
         print(line, flush=True)
-
-
-def _flatten(name: str, value: object, found: dict[str, Any]) -> None:
-    if not counts_in_key(name.rsplit(".", 1)[-1], value):
-        return
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _flatten(f"{name}.{key}", inner, found)
-    else:
-        found[name] = value

@@ -31,6 +31,22 @@ if TYPE_CHECKING:
     from vlm.train.evaluate import Evaluation  # it computes losses as this loop does
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What the settings say of the steps."""
+
+    seed: int
+    schedule: Schedule
+    warmup: int  # steps
+    skip_above: float | None  # skip a step whose loss is over this many times the usual one
+    max_skipped: int  # steps in a row
+    watchdog_minutes: float | None
+
+    def limit(self, usual_loss: float) -> float | None:
+        """Return the loss above which a step is skipped; None if none is, or no loss is usual (0) yet."""
+        return usual_loss * self.skip_above if self.skip_above and usual_loss else None
+
+
 def fit(
     engine: Engine,
     batches: Iterator[list[Batch]],
@@ -39,38 +55,31 @@ def fit(
     checkpoints: Checkpoints,
     report: Report,
     evaluation: "Evaluation",
-    *,
     how: Preprocessing,
-    seed: int,
-    schedule: Schedule,
-    warmup: int,
-    skip_above: float | None,
-    max_skipped: int,
-    watchdog_minutes: float | None,
+    rules: Rules,
 ) -> Progress:
     """Train from where `progress` stands to the end of the plan, or until `evaluation` has seen enough.
 
-    A step whose gradient is no number is skipped, as is one whose loss is over `skip_above` times the usual one.
-    Raises Stopped when asked to stop, Unusable after `max_skipped` skipped steps in a row; the last checkpoint stands.
+    A step is skipped where its gradient is no number or its loss is over the rules' limit.
+    Raises Stopped when asked to stop, Unusable after too many skipped steps in a row; the last checkpoint stands.
     """
     engine.train()
-    with StopRequest() as stop, Watchdog(watchdog_minutes) as watchdog, checkpoints:
+    with StopRequest() as stop, Watchdog(rules.watchdog_minutes) as watchdog, checkpoints:
         while progress.step < plan.steps and not evaluation.stopped:
-            rates = set_learning_rates(engine, progress.step, plan.steps, schedule, warmup)
+            rates = set_learning_rates(engine, progress.step, plan.steps, rules)
             waiting = time.monotonic()
             micro_batches = next(batches)
             report.wait(time.monotonic() - waiting)
 
             targets = plan.target_count(progress.step)
-            torch.manual_seed(seed_of(seed, progress.step, ranks.rank()))  # dropout goes by the step alone
-            limit = progress.usual_loss * skip_above if skip_above and progress.usual_loss else None
-            step = take_step(engine, micro_batches, targets, how, limit)
+            torch.manual_seed(seed_of(rules.seed, progress.step, ranks.rank()))  # dropout goes by the step alone
+            step = take_step(engine, micro_batches, targets, how, rules.limit(progress.usual_loss))
 
             account(step, rates, plan, progress, report)
             watchdog.beat()
-            if progress.skipped_in_a_row >= max_skipped:
+            if progress.skipped_in_a_row >= rules.max_skipped:
                 raise Unusable(
-                    f"{max_skipped} steps in a row were skipped up to step {progress.step} (loss {step.loss:.4g}, "
+                    f"{rules.max_skipped} steps in a row were skipped up to step {progress.step} (loss {step.loss:.4g}, "
                     f"gradient norm {step.grad_norm:.4g}): lower the learning rate; nothing was saved of them"
                 )
             wanted = evaluation.after(engine, progress.step)
@@ -143,9 +152,9 @@ def nats_of(model: torch.nn.Module, batch: Batch, how: Preprocessing) -> Tensor:
     return model(batch.input_ids, batch.labels, batch.position_ids, pixel_values, batch.sources, batch.source_count)
 
 
-def set_learning_rates(engine: Engine, step: int, steps: int, schedule: Schedule, warmup: int) -> dict[str, float]:
+def set_learning_rates(engine: Engine, step: int, steps: int, rules: Rules) -> dict[str, float]:
     """Set the rate of every group for a step (0-based); return it by part."""
-    factor = rate_factor(step, steps, schedule, warmup)
+    factor = rate_factor(step, steps, rules.schedule, rules.warmup)
     for group in engine.optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return {group["part"]: group["lr"] for group in engine.optimizer.param_groups}

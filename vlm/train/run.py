@@ -27,7 +27,7 @@ from vlm.train.checkpoint import Checkpoints, base_hash
 from vlm.train.engine import Engine, dissolve, join_ranks, lighten, start_engine
 from vlm.train.evaluate import Ask, Evaluation, HeldOut
 from vlm.train.flops import Cost
-from vlm.train.loop import fit
+from vlm.train.loop import Rules, fit
 from vlm.train.planning import plan_of
 from vlm.train.probe import check_isolation
 from vlm.train.report import Report, memory_now, memory_peak
@@ -66,22 +66,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
         closing(load_steps(steps, progress.step, cfg.runtime.workers)) as batches,
     ):
         evaluation = Evaluation(cfg.evaluation, held_out, ask, plan, report, out)
-        fit(
-            engine,
-            batches,
-            plan,
-            progress,
-            checkpoints,
-            report,
-            evaluation,
-            how=how,
-            seed=seed,
-            schedule=cfg.schedule,
-            warmup=cfg.warmup(plan.steps),
-            skip_above=cfg.skip_above,
-            max_skipped=cfg.runtime.max_skipped,
-            watchdog_minutes=cfg.runtime.watchdog_minutes,
-        )
+        fit(engine, batches, plan, progress, checkpoints, report, evaluation, how, _rules(cfg, seed, plan.steps))
         report.draw()
         took = memory_peak() - held  # of training and saving; the export has its own
     chosen = evaluation.only_best()
@@ -124,6 +109,18 @@ def _steps(cfg: TrainConfig, seed: int, base: Path, split: Path) -> Steps:
     steps = Steps(shards, plan, chat, how, rank=ranks.rank(), ranks=ranks.world(), rows_at_once=rows)
     steps.check(plan.samples(0)[:4].tolist())
     return steps
+
+
+def _rules(cfg: TrainConfig, seed: int, steps: int) -> Rules:
+    """Return what the loop needs to know of the settings, for so many steps."""
+    return Rules(
+        seed=seed,
+        schedule=cfg.schedule,
+        warmup=cfg.warmup(steps),
+        skip_above=cfg.skip_above,
+        max_skipped=cfg.runtime.max_skipped,
+        watchdog_minutes=cfg.runtime.watchdog_minutes,
+    )
 
 
 def _recipe(cfg: TrainConfig, seed: int, shards: Split, base: Path) -> dict[str, Any]:
