@@ -7,7 +7,10 @@ from vlm.config import FeatureSelect
 from vlm.errors import Unusable
 from vlm.model.hub import fetch, read_config
 
-HAS_CLS = {"clip_vision_model": True, "siglip_vision_model": False}  # by transformers' model_type
+HAS_CLS = {  # by transformers' model_type: whether the first output is of the whole picture, not of a patch
+    "clip_vision_model": True,
+    "siglip_vision_model": False,
+}
 NAFLEX = ("siglip2", "siglip2_vision_model")  # SigLIP 2 of one resolution is published as siglip
 
 
