@@ -27,12 +27,14 @@ def composed(*overrides: str) -> RootConfig:
 
 @pytest.mark.parametrize("choice", [*CHOICES, *ZERO])
 def test_every_choice_composes(choice):
+    """Seen to fail with a key of conf/eval/pope.yaml misspelt, and with its format and its scorer misspelt."""
     assert composed(choice).run == "demo"
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_with_every_cluster(experiment, cluster):
+    """Seen to fail with a key of conf/cluster/slurm_cpu.yaml misspelt, and with its hardware set to h100."""
     cfg = composed(f"experiment={experiment}", f"+cluster={cluster}", "cluster.partition=mine")
     assert cfg.cluster.partition == "mine"
     assert cfg.hardware.is_gpu == (cfg.cluster.gpus_per_node > 0)
@@ -151,6 +153,7 @@ for size in ("7b", "13b"):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_has_the_values_of_its_source(recipe):
+    """Seen to fail with another alpha in conf/experiment/okvqa.yaml."""
     cfg = composed(f"experiment={recipe}")
     assert {name: attrgetter(name)(cfg) for name in RECIPES[recipe]} == RECIPES[recipe]
 

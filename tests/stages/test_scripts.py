@@ -5,7 +5,43 @@ import sys
 
 import pytest
 
+from launch.submit import stage_of
+
 from .conftest import ROOT, STAGES
+
+SCRIPTS = sorted((ROOT / "stages").glob("*.py"))
+# Runs a script as `python` would, and says at the end whether torch came in.
+WATCHED = """
+import atexit, os, runpy, sys
+atexit.register(lambda: print("torch" in sys.modules))
+script = sys.argv.pop(1)
+sys.argv[0] = script
+sys.path[0] = os.path.dirname(script)
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_script_settings_and_artifact_share_one_name(script):
+    """Seen to fail with stage 03 reading 01_assembled, and with its docstring saying that it writes 03_pretraining."""
+    stage = stage_of(script)
+    text = script.read_text()
+    assert stage.name == script.stem
+    assert set(stage.reads) <= {other.stem for other in SCRIPTS}
+    assert f"Stage {script.stem.split('_')[0]}" in text.splitlines()[0]
+    assert f"\nWrites  {stage.name}" in text
+    assert f'config_name="{stage.name if script.stem not in STAGES else "config"}"' in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["seeed=1"], ["data.finetune.sources=[{path: a, format: b}]"], ["run=none"]], ids=str
+)
+def test_an_answer_about_settings_and_inputs_needs_no_torch(arguments, tmp_path):
+    """Seen to fail with torch imported at the head of stage 04."""
+    command = [sys.executable, "-c", WATCHED, "stages/04_finetune.py", f"runs={tmp_path}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "Traceback" not in done.stderr
 
 
 def call(stage: str, *arguments: str) -> tuple[int, str]:
