@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vlm.config import DataConfig, Form, ShardRuntime, SourceConfig, SplitConfig
 from vlm.data.chat import Chat
+from vlm.data.index import Split
 from vlm.model.tokenizer import patch
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -30,6 +31,18 @@ LLAMA_2 = (
     "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + message['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + message['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def rejects_of(folder: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+
+
+def samples_of(split: Split) -> list:
+    return [split.read(number) for number in range(len(split))]
 
 
 @pytest.fixture(scope="session")

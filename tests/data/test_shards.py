@@ -22,17 +22,7 @@ from vlm.data.shards import Share, build, write_share, write_split
 from vlm.data.sources import read
 from vlm.errors import Unusable
 
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def rejects_of(folder: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
-
-
-def samples_of(split: Split) -> list:
-    return [split.read(number) for number in range(len(split))]
+from .conftest import files_of, rejects_of, samples_of
 
 
 def test_the_index_and_webdataset_agree(tiny_shards):

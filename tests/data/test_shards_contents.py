@@ -21,17 +21,7 @@ from vlm.data.index import Split
 from vlm.data.shards import build
 from vlm.errors import Hindered, Unusable
 
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def rejects_of(folder: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
-
-
-def samples_of(split: Split) -> list:
-    return [split.read(number) for number in range(len(split))]
+from .conftest import files_of, rejects_of, samples_of
 
 
 @pytest.fixture
