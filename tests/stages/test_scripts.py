@@ -1,5 +1,6 @@
 """Each script by itself: what it says to a wrong call, quickly and in one line."""
 
+import re
 import subprocess
 import sys
 
@@ -29,7 +30,7 @@ def test_script_settings_and_artifact_share_one_name(script):
     assert stage.name == script.stem
     assert set(stage.reads) <= {other.stem for other in SCRIPTS}
     assert f"Stage {script.stem.split('_')[0]}" in text.splitlines()[0]
-    assert f"\nWrites  {stage.name}" in text
+    assert re.search(rf"^Writes  {stage.name}\b", text, re.M)
     assert f'config_name="{stage.name if script.stem not in STAGES else "config"}"' in text
 
 

@@ -105,7 +105,7 @@ class RootConfig:
 
     run: str = MISSING  # names runs/<run>/
     runs: str = "runs"  # folder of all runs
-    seed: int = 0
+    seed: int = 0  # of all that is drawn: the projector, what is held out, the order of samples, dropout
     cluster: ClusterConfig | None = None  # null: work in this process; +cluster=NAME chooses from conf/cluster/
     wait: bool = False  # with a cluster: follow the jobs until they end
     part: str | None = None  # I/N: do only the I-th (from 0) of N shares of a stage that can be shared

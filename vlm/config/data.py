@@ -115,7 +115,7 @@ class DataConfig:
     others_stored_as: Stored = (
         Stored.png
     )  # JPEG, PNG and WebP are kept as they are; WebP is smaller and slower to write
-    samples_per_shard: int = 1000
+    samples_per_shard: int = 1000  # of one tar, as they are read; rejected ones leave it shorter
     max_reject_fraction: float = 0.01  # the stage fails above it
     preview: int = 24  # samples of each source shown in preview.html; 0: no page; not in the key
     runtime: ShardRuntime = field(default_factory=ShardRuntime)

@@ -37,10 +37,10 @@ class TaskConfig:
     The conversations are a held-out split of stage 02, or are read from a benchmark's own files.
     """
 
-    split: str = "finetune_held_out"
+    split: str = "finetune_held_out"  # of stage 02
     sources: list[SourceConfig] = field(default_factory=list)  # a benchmark's own files, in place of a split
     scorer: str = "exact_match"  # how an answer is marked: a name in SCORERS of vlm/eval/scorers.py
-    max_new_tokens: int = 32
+    max_new_tokens: int = 32  # of an answer
     limit: int | None = None  # ask only the first questions
     blind: list[Blind] = field(default_factory=lambda: [Blind.shuffled])
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -77,7 +77,7 @@ class JudgeConfig:
 
 @dataclass
 class EvalRuntime:
-    batch_size: int = 64
+    batch_size: int = 64  # questions answered at once
     threads: int | None = None  # that one rank computes with on a CPU; null: one if there are several ranks, else all
 
 

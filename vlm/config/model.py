@@ -49,7 +49,7 @@ class ModelConfig:
     language_model: str = MISSING  # folder or hub id (id@revision) of a decoder, with its tokenizer
     vision_tower: str = MISSING  # folder or hub id of a CLIP or SigLIP tower
     base: str | None = None  # folder or hub id of a LLaVA that is whole already: stands for both, nothing is assembled
-    image_token: str = "<image>"
+    image_token: str = "<image>"  # stands for a picture in the tokenizer; its patches take its place
     chat_template: ChatTemplate | None = None  # only for a tokenizer that has none
     projector: ProjectorKind = ProjectorKind.mlp2x_gelu
     vision_feature_layer: int = -2  # hidden state of the tower; -1 is the last. LLaVA's choice for CLIP and SigLIP

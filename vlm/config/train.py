@@ -153,7 +153,7 @@ class TrainConfig:
     """Stages 03 and 04: one training."""
 
     strategy: Strategy = MISSING
-    epochs: float = 1.0
+    epochs: float = 1.0  # passes over the split
     steps: int | None = None  # instead of epochs
     samples_per_step: int = 128  # the global batch, over all ranks
     pack_tokens: int = 2048  # a pack holds whole samples up to this many tokens
@@ -167,7 +167,7 @@ class TrainConfig:
     warmup_steps: int | None = None  # instead of warmup_ratio
     weight_decay: float = 0.0  # never on norms and biases
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 1.0  # longer gradients, over all that trains, are scaled down to it
     skip_above: float | None = None  # skip a step whose loss is over this many times the usual one; null: never
     dtype: Dtype | None = None  # of the forward pass; null: bfloat16 on a GPU, float32 on a CPU
     lora: LoraConfig = field(default_factory=LoraConfig)
