@@ -10,6 +10,7 @@ With a cluster, `work` is left to a job that runs the same script again. Torch e
 setting or a missing input is answered at once.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -221,6 +222,7 @@ def start(main: Callable[[], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing and leaving by itself
     # There is one store; Hydra would copy it again for each group that --help lists, which takes most of a second.
     ConfigStore.__deepcopy__ = lambda store, _: store
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks, in every stage, for a package that none needs
     try:
         main()
         if _jobs and int(os.environ.get("RANK", "0")) == 0:

@@ -7,7 +7,6 @@ where N trains. Attention adds 2·2·width·length/2 a token forward (causal; th
 
 import contextlib
 import io
-import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -109,7 +108,6 @@ class Drawn:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Say nothing of adapters: they are announced when they are really made, and their library's warnings too."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
