@@ -226,6 +226,7 @@ def losses(bench: Bench, full: bool) -> Iterator[bool]:
 
 
 def say(equal: bool) -> str:
+    """Return the word for a line, of one width."""
     return "yes" if equal else "NO "
 
 

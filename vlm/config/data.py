@@ -87,6 +87,8 @@ class SplitConfig:
 
 @dataclass
 class ShardRuntime:
+    """How the sharding is carried out; the shards are the same."""
+
     workers: int | None = None  # processes that check pictures and write shards; null: one for each core there is
 
     def __post_init__(self) -> None:

@@ -77,6 +77,8 @@ class JudgeConfig:
 
 @dataclass
 class EvalRuntime:
+    """How the answers are made; they are the same."""
+
     batch_size: int = 64  # questions answered at once
     threads: int | None = None  # that one rank computes with on a CPU; null: one if there are several ranks, else all
 

@@ -34,6 +34,7 @@ _assignment: tuple[Path, Checks, list[str]]  # of a worker process: where to wri
 
 
 def begin_worker(parent: int, *assignment: object) -> None:
+    """Prepare a worker process: `assignment` is its folder, its checks and the names of the sources."""
     global _assignment  # noqa: PLW0603 - set once in each worker process
     _assignment = assignment
     gc.disable()  # what comes lives for one sample, or until the shard's end
@@ -54,6 +55,7 @@ def end_with(parent: int) -> None:
 
 
 def digests(_number: int, rows: list[Row]) -> bytes:
+    """Return the digests of the rows, one after the other."""
     _, checks, _ = _assignment
     return b"".join(map(checks.digest, rows))
 
@@ -108,12 +110,14 @@ def members(key: str, good: Checked) -> Iterator[bytes]:
 
 
 def write(path: Path, data: bytes) -> None:
+    """Write a file whole; raises Unusable if it cannot be written."""
     with written_or_unusable(path) as file:
         file.write(data)
 
 
 @contextmanager
 def written_or_unusable(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that is there whole afterwards, or not at all; raises Unusable if it cannot be written."""
     try:
         with written_whole(path) as file:
             yield file

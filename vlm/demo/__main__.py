@@ -13,6 +13,7 @@ from vlm.demo.parts import make_part
 
 
 def main() -> None:
+    """Make what is not there yet."""
     parser = argparse.ArgumentParser(prog="python -m vlm.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="where to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and weights alike (default: %(default)s)")

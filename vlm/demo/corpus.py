@@ -18,6 +18,8 @@ JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
 
 @dataclass(frozen=True)
 class CorpusSize:
+    """How many scenes are drawn, and how much is asked about each."""
+
     train_scenes: int = 12_000
     test_scenes: int = 600
     turns: int = 4  # questions in a training conversation

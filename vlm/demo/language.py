@@ -25,6 +25,8 @@ WINDOW = 16  # batches whose documents are sorted by length together
 
 @dataclass(frozen=True)
 class LanguageSettings:
+    """Sizes of the language model and of its training."""
+
     tokens: int = 400  # of the tokenizer
     rows: int = 448  # of the embedding: some to spare for tokens added later
     width: int = 128
@@ -94,6 +96,7 @@ def _write_batches(
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, settings: LanguageSettings) -> Qwen2ForCausalLM:
+    """Return a Qwen2 with random weights."""
     config = Qwen2Config(
         vocab_size=settings.rows,
         hidden_size=settings.width,

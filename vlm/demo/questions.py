@@ -22,6 +22,8 @@ RELATIONS: dict[str, Callable[[Shape, Shape], bool]] = {
 
 @dataclass(frozen=True)
 class Question:
+    """A question about a scene, with the kind of thing it asks for."""
+
     category: str
     text: str
     answer: str
@@ -52,6 +54,7 @@ Candidates = dict[str, list[str]]  # answer → the questions it would answer
 
 
 def ask_colour(scene: Scene) -> Candidates:
+    """Ask what colour a shape has, by its place or its kind."""
     candidates: Candidates = {}
     for shape in scene.shapes:
         texts = candidates.setdefault(shape.colour, [])
@@ -62,6 +65,7 @@ def ask_colour(scene: Scene) -> Candidates:
 
 
 def ask_shape(scene: Scene) -> Candidates:
+    """Ask what shape there is, by its place or its colour."""
     candidates: Candidates = {}
     for shape in scene.shapes:
         texts = candidates.setdefault(shape.kind, [])
@@ -72,6 +76,7 @@ def ask_shape(scene: Scene) -> Candidates:
 
 
 def ask_count(scene: Scene) -> Candidates:
+    """Ask how many shapes there are, of all and of each kind and colour."""
     candidates: Candidates = {NUMBERS[len(scene.shapes)]: ["How many shapes are there?"]}
     for kind in KINDS:
         found = sum(shape.kind == kind for shape in scene.shapes)
@@ -83,6 +88,7 @@ def ask_count(scene: Scene) -> Candidates:
 
 
 def ask_position(scene: Scene) -> Candidates:
+    """Ask where a shape is that is the only one of its description."""
     candidates: Candidates = {}
     for shape in scene.shapes:
         texts = candidates.setdefault(PLACES[shape.place], [])
@@ -94,6 +100,7 @@ def ask_position(scene: Scene) -> Candidates:
 
 
 def ask_relation(scene: Scene) -> Candidates:
+    """Ask whether one shape lies in a direction from another."""
     candidates: Candidates = {}
     named = [shape for shape in scene.shapes if _alone(scene, colour=shape.colour, kind=shape.kind)]
     for one, other in ((one, other) for one in named for other in named if one is not other):

@@ -25,6 +25,8 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class TowerSettings:
+    """Sizes of the tower and of its training."""
+
     width: int = 96
     layers: int = 4
     heads: int = 4
@@ -95,6 +97,7 @@ def train_tower(folder: Path, seed: int, settings: TowerSettings | None = None) 
 
 
 def build_tower(settings: TowerSettings) -> CLIPVisionModel:
+    """Return a CLIP tower with random weights."""
     config = CLIPVisionConfig(
         hidden_size=settings.width,
         intermediate_size=4 * settings.width,

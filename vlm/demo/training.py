@@ -15,6 +15,8 @@ GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True)
 class Training:
+    """Length and pace of a training."""
+
     steps: int
     batch: int
     lr: float

@@ -25,6 +25,7 @@ SETTINGS = {"run": "demo", "runs": "runs", "stage": "04_finetune", "model": "", 
 
 
 def main() -> None:
+    """Talk as the command line says."""
     parser = argparse.ArgumentParser(
         prog="launch/chat.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -201,6 +201,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
+    """Convert the folder that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m vlm.model.qwen_v1", description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, metavar="SRC", help="folder of a Qwen v1 model")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write, which must not exist")
