@@ -11,7 +11,6 @@ import io
 import itertools
 import json
 import os
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.peers.stored import convert, reads
 
 BATCH = 32
 SIZE = 336
@@ -251,83 +252,6 @@ def resume(name: str, folder: Path, workers: int, state: Path) -> dict[str, Any]
     first = [next(given)]
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "next": first + list(itertools.islice(given, COMPARED - 1))}
-
-
-def reads(name: str, folder: Path, count: int) -> float:
-    """Return raw reads a second, picture and record, nothing decoded: at random, but webdataset one after the other."""
-    read, total = _reader(name, folder)
-    wanted = random.Random(0).choices(range(total), k=count)
-    read(wanted[:10])
-    start = time.perf_counter()
-    read(wanted)
-    return count / (time.perf_counter() - start)
-
-
-def _reader(name: str, folder: Path) -> tuple[Callable[[list[int]], object], int]:
-    if name == "ours":
-        from vlm.data.index import Split
-
-        split = Split(folder / "split")
-        return lambda wanted: [split.read(number) for number in wanted], len(split)
-    if name.startswith("webdataset"):
-        import webdataset as wds
-
-        urls = sorted(map(str, (folder / "split").glob("*.tar")))
-        stages = wds.SimpleShardList(urls), wds.tarfile_to_samples()
-        return lambda wanted: list(itertools.islice(wds.DataPipeline(*stages), len(wanted))), 1
-    if name.startswith("torch"):
-        samples = Loose(folder)
-        paths = [samples.images / record["image"] for record in samples.records]
-        return lambda wanted: [paths[number].read_bytes() for number in wanted], len(paths)
-    if name == "mosaicml-streaming":
-        from streaming import StreamingDataset
-
-        stored = StreamingDataset(local=str(folder / "mds"), shuffle=False, batch_size=1)
-    else:
-        from litdata import StreamingDataset
-
-        stored = StreamingDataset(str(folder / "litdata"))
-    return lambda wanted: [stored[number] for number in wanted], len(stored)
-
-
-def convert(name: str, folder: Path) -> dict[str, float]:
-    """Write the corpus in a loader's own format, beside the others; return the seconds."""
-    start = time.perf_counter()
-    _convert(name, folder)
-    return {"seconds": time.perf_counter() - start}
-
-
-def _convert(name: str, folder: Path) -> None:
-    if name == "Energon":
-        from click.testing import CliRunner
-        from megatron.energon.tools.prepare import command
-
-        (folder / "energon").mkdir()
-        for tar in (folder / "split").glob("*.tar"):
-            os.link(tar, folder / "energon" / tar.name)
-        options = ["--non-interactive", "--split-ratio", "1,0,0", "--sample-type", "CrudeWebdataset"]
-        done = CliRunner().invoke(command, [str(folder / "energon"), *options, "--num-workers", "2"])
-        if done.exit_code:
-            raise SystemExit(f"energon prepare: {done.output.splitlines()[-1:]} {done.exception!r}")
-        return
-    images, records = folder / "loose", json.loads((folder / "chat.json").read_text())
-    samples = ({"picture": (images / r["image"]).read_bytes(), "record": json.dumps(r).encode()} for r in records)
-    if name == "mosaicml-streaming":
-        from streaming import MDSWriter
-
-        columns = {"picture": "bytes", "record": "bytes"}
-        with MDSWriter(out=str(folder / "mds"), columns=columns, size_limit=8 << 20) as writer:
-            for sample in samples:
-                writer.write(sample)
-    else:
-        from litdata.streaming.writer import BinaryWriter
-
-        (folder / "litdata").mkdir()
-        writer = BinaryWriter(str(folder / "litdata"), chunk_bytes=8 << 20)
-        for at, sample in enumerate(samples):
-            writer[at] = sample
-        writer.done()
-        writer.merge()
 
 
 def memory() -> float:
