@@ -5,10 +5,11 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from vlm.config import TaskConfig
-from vlm.eval.answer import answer_all
+from vlm.config import SamplingConfig, TaskConfig
+from vlm.eval.answer import GREEDY, answer_all
 from vlm.eval.batch import Ask
 from vlm.eval.tasks import swapped_pictures
+from vlm.eval.write import can_write
 
 MAX_NEW_TOKENS = 8
 
@@ -103,3 +104,27 @@ def test_nothing_is_answered_twice(answerer, held_out, questions, tmp_path, monk
     expected = answer(answerer, held_out, questions, path)
     monkeypatch.setattr(answerer, "generate", lambda *batch: pytest.fail("answered again"))
     assert answer(answerer, held_out, questions, path) == expected
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingConfig(temperature=1.5, top_p=0.9)])
+def test_what_is_left_to_transformers_is_answered_alike(answerer, held_out, questions, monkeypatch, sampling):
+    batch = answerer.collate(held_out, own(questions[:16]))
+    written = answerer.generate(batch, MAX_NEW_TOKENS, sampling)
+    monkeypatch.setattr(answerer, "is_plain", False)
+    assert answerer.generate(batch, MAX_NEW_TOKENS, sampling) == written
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model.generation_config, "repetition_penalty", 1.1),
+        lambda model: setattr(model.config.text_config, "sliding_window", 8),
+        lambda model: setattr(model.config.text_config, "layer_types", ["full_attention", "linear_attention"]),
+        lambda model: setattr(model.config, "vision_feature_layer", [-1, -2]),
+    ],
+)
+def test_a_model_with_rules_of_its_own_is_left_to_transformers(tiny_model, change):
+    model = LlavaForConditionalGeneration.from_pretrained(tiny_model)
+    assert can_write(model)
+    change(model)
+    assert not can_write(model)

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
-from transformers import Cache, GenerationConfig, LlavaForConditionalGeneration, LogitsProcessorList
+from transformers import GenerationConfig, LlavaForConditionalGeneration, LogitsProcessorList
 
 from vlm import ranks
 from vlm.config import Dtype, Form, SamplingConfig, TaskConfig
@@ -20,10 +21,11 @@ from vlm.data.chat import Chat
 from vlm.data.pixels import Preprocessing, normalise
 from vlm.data.samples import Turn
 from vlm.errors import Unusable
-from vlm.eval.batch import Ask, Batch, collate, in_batches
+from vlm.eval.batch import Ask, Batch, collate, in_batches, pad_left
 from vlm.eval.predictions import Prediction, append, appending, part_of, read_parts, write_in_order
 from vlm.eval.sampling import Drawn
 from vlm.eval.tasks import Pictures
+from vlm.eval.write import can_write, write
 from vlm.model.restore import restore
 from vlm.model.saved import Saved, find
 
@@ -50,6 +52,7 @@ class Answerer:
             model = restore(saved, getattr(torch, wanted.value)).to(ranks.device())
         self.model = model
         self.device, self.dtype = self.model.device, self.model.dtype
+        self.is_plain = can_write(self.model)
         self.stop_ids = _stop_ids(self.chat, self.model.generation_config)
         self.pad_id = self.chat.end_id if self.chat.tokenizer.pad_token_id is None else self.chat.tokenizer.pad_token_id
 
@@ -69,44 +72,41 @@ class Answerer:
 
         Raises Unusable if the batch does not fit into the GPU's memory.
         """
+        drawn = Drawn(sampling, seed) if sampling.temperature else None
+        pixels = batch.pixels
+        if pixels is not None:
+            pixels = normalise(pixels.to(self.device), self.how, self.dtype)
+        try:
+            if self.is_plain:
+                return write(self.model, batch, pixels, max_new_tokens, self.stop_ids, drawn)
+            return self._generate_apart(batch, pixels, max_new_tokens, drawn)
+        except torch.OutOfMemoryError:
+            raise Unusable(
+                f"{len(batch.asks)} questions at once do not fit into the GPU's memory: lower "
+                "eval.runtime.batch_size and run again"
+            ) from None
+
+    def _generate_apart(
+        self, batch: Batch, pixels: Tensor | None, max_new_tokens: int, drawn: Drawn | None
+    ) -> list[list[int]]:
+        """Let transformers' own `generate` answer, every question in a row of its own, with nothing shared."""
+        ids, is_token = pad_left([ask.prompt for ask in batch.asks], self.pad_id)
+        inputs = {"input_ids": ids.to(self.device), "attention_mask": is_token.to(self.device)}
+        if pixels is not None:  # transformers does not take None for them
+            shown = {head: len(ask.places) for head, ask in zip(batch.head_of, batch.asks, strict=True)}
+            of_head = pixels.split([shown[head] for head in range(len(shown))])
+            inputs["pixel_values"] = torch.cat([of_head[head] for head in batch.head_of])
+        drawing = LogitsProcessorList()
+        if drawn is not None:
+            drawing.append(drawn.as_processor([ask.question.id for ask in batch.asks], ids.shape[1]))
         settings = GenerationConfig(
             do_sample=False,  # what is drawn is drawn by Drawn, question by question
             max_new_tokens=max_new_tokens,
             eos_token_id=list(self.stop_ids),
             pad_token_id=self.pad_id,
         )
-        ids, is_token = batch.ids.to(self.device), batch.is_token.to(self.device)
-        drawing = LogitsProcessorList()
-        if sampling.temperature:
-            drawing.append(Drawn(sampling, seed, [ask.question.id for ask in batch.asks], ids.shape[1]))
-        try:
-            written = self.model.generate(
-                input_ids=ids,
-                attention_mask=is_token,
-                past_key_values=self._read_heads(batch),
-                generation_config=settings,
-                logits_processor=drawing,
-            )
-        except torch.OutOfMemoryError:
-            raise Unusable(
-                f"{len(batch.asks)} questions at once do not fit into the GPU's memory: lower "
-                "eval.runtime.batch_size and run again"
-            ) from None
+        written = self.model.generate(**inputs, generation_config=settings, logits_processor=drawing)
         return [self.up_to_stop(row) for row in written[:, ids.shape[1] :].tolist()]
-
-    def _read_heads(self, batch: Batch) -> Cache:
-        """Return keys and values of the heads, a row for each question."""
-        is_token = batch.head_is_token.to(self.device)
-        inputs = {
-            "input_ids": batch.head_ids.to(self.device),
-            "attention_mask": is_token,
-            "position_ids": (is_token.cumsum(-1) - 1).clamp(min=0),  # as generate counts them
-        }
-        if batch.pixels is not None:  # transformers does not take None for them
-            inputs["pixel_values"] = normalise(batch.pixels.to(self.device), self.how, self.dtype)
-        cache = self.model.model(**inputs, use_cache=True).past_key_values
-        cache.batch_select_indices(batch.head_of.to(self.device))
-        return cache
 
     def text(self, ids: list[int]) -> str:
         """Return generated ids as text."""

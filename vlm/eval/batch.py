@@ -2,7 +2,8 @@
 
 A benchmark asks much about each picture (POPE 18 questions, GQA 32, VQAv2 5), and a picture is most of a prompt. So a
 prompt is computed in two parts. Its head goes up to its last picture token, and is computed once for all rows of the
-batch that begin with the same ids and the same pictures. Its tail is the rest, and reads the head's keys and values.
+batch that begin with the same ids and the same pictures. Its tail is the rest, and reads the head's keys and values;
+the tails of several questions lie in one row after their head, and none sees another.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,11 @@ from vlm.data.pixels import Preprocessing, decode, prepare
 from vlm.errors import Unusable
 from vlm.eval.tasks import Pictures, Place, Question
 
+NOBODY = -1  # the question that padding belongs to
+# What is weighed against a token's way through all weights: 12 D² multiplications a layer, D being the width.
+SEEN_OF_TOKEN = 6 * 1024  # tokens whose keys and values are read (2 D each), at a width in the middle
+COPIED_OF_TOKEN = 16  # tokens whose keys and values are copied
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -29,25 +35,17 @@ class Ask:
 
 @dataclass(frozen=True)
 class Batch:
-    """B questions with G different heads of up to H tokens, and tails of up to T."""
+    """B questions in R rows: a head, of which there are G different ones of up to H tokens, and then their tails."""
 
     asks: tuple[Ask, ...]
     head_ids: Tensor  # (G, H) int64, padded on the left
     head_is_token: Tensor  # (G, H) int64, 0 where padded
-    head_of: Tensor  # (B,) int64, the head that each question begins with
-    tail_ids: Tensor  # (B, T) int64, padded on the left: between head and tail
-    tail_is_token: Tensor  # (B, T) int64
+    head_of: tuple[int, ...]  # of each of the B questions
+    row_head: tuple[int, ...]  # of each of the R rows
+    tail_ids: Tensor  # (R, T) int64, the tails of a row's questions one after the other, padded on the right
+    tail_of: Tensor  # (R, T) int64, the question that a token belongs to; NOBODY where padded
+    tail_positions: Tensor  # (R, T) int64, places in the question's own prompt
     pixels: Tensor | None  # (N, 3, S, S) uint8, those of the heads in reading order; None without pictures
-
-    @property
-    def ids(self) -> Tensor:
-        """The prompts, (B, H + T)."""
-        return torch.cat([self.head_ids[self.head_of], self.tail_ids], dim=1)
-
-    @property
-    def is_token(self) -> Tensor:
-        """1 where they are tokens, 0 where they are padding, (B, H + T)."""
-        return torch.cat([self.head_is_token[self.head_of], self.tail_is_token], dim=1)
 
 
 def in_batches(asks: Sequence[Ask], size: int) -> list[list[Ask]]:
@@ -88,9 +86,52 @@ def collate(samples: Pictures, asks: Sequence[Ask], image_id: int, pad_id: int, 
             pictures += [_prepared(data, ask, how) for data in shown]
         head_of.append(heads[key])
     head_ids, head_is_token = pad_left(rows, pad_id)
-    tail_ids, tail_is_token = pad_left([ask.prompt[length:] for ask, length in zip(asks, lengths, strict=True)], pad_id)
-    pixels = torch.stack(pictures) if pictures else None
-    return Batch(tuple(asks), head_ids, head_is_token, torch.tensor(head_of), tail_ids, tail_is_token, pixels)
+    tails = [ask.prompt[length:] for ask, length in zip(asks, lengths, strict=True)]
+    side_by_side = in_rows(head_of, [len(row) for row in rows], [len(tail) for tail in tails])
+    ids = [np.concatenate([tails[number] for number in row]) for row in side_by_side]
+    owners = [np.repeat(row, [len(tails[number]) for number in row]) for row in side_by_side]
+    positions = [
+        np.concatenate([np.arange(lengths[number], len(asks[number].prompt)) for number in row]) for row in side_by_side
+    ]
+    return Batch(
+        asks=tuple(asks),
+        head_ids=head_ids,
+        head_is_token=head_is_token,
+        head_of=tuple(head_of),
+        row_head=tuple(head_of[row[0]] for row in side_by_side),
+        tail_ids=_pad_right(ids, pad_id),
+        tail_of=_pad_right(owners, NOBODY),
+        tail_positions=_pad_right(positions, 0),
+        pixels=torch.stack(pictures) if pictures else None,
+    )
+
+
+def in_rows(head_of: Sequence[int], heads: Sequence[int], tails: Sequence[int]) -> list[list[int]]:
+    """Return the questions in rows, those of a row with one head; `heads` and `tails` are lengths.
+
+    A row reads its head's keys and values once, however many questions it holds, but as every row is as long as the
+    longest, and every question of a row is compared with the tails of the others, too many a row cost more than they
+    save. The cheapest number is taken.
+    """
+    groups: dict[int, list[int]] = {}
+    for number, head in enumerate(head_of):
+        groups.setdefault(head, []).append(number)
+    best: tuple[float, list[list[int]]] | None = None
+    for size in range(1, max(map(len, groups.values())) + 1):
+        rows = [part for group in groups.values() for part in _split(group, size)]
+        longest = max(sum(tails[number] for number in row) for row in rows)
+        seen = max(heads) + longest
+        cost = len(rows) * (longest * (1 + seen / SEEN_OF_TOKEN) + max(heads) / COPIED_OF_TOKEN)
+        if best is None or cost < best[0]:
+            best = cost, rows
+    assert best is not None
+    return best[1]
+
+
+def _split(group: Sequence[int], size: int) -> list[list[int]]:
+    """Return a group in as few parts of up to `size` as there can be, about equally long."""
+    parts = -(-len(group) // size)
+    return [list(group[len(group) * i // parts : len(group) * (i + 1) // parts]) for i in range(parts)]
 
 
 def _head_lengths(asks: Sequence[Ask], image_id: int) -> list[int]:
@@ -118,3 +159,11 @@ def pad_left(prompts: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[Tensor,
         ids[row, longest - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
         is_token[row, longest - len(prompt) :] = 1
     return ids, is_token
+
+
+def _pad_right(rows: Sequence[NDArray[np.integer]], filler: int) -> Tensor:
+    """Return rows (R, T) that begin together."""
+    padded = torch.full((len(rows), max(map(len, rows))), filler)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = torch.from_numpy(row.astype(np.int64))
+    return padded
