@@ -12,8 +12,10 @@ def prompts(batch):
     """Put heads and tails of a batch together again."""
     found = {}
     for row, owners in enumerate(batch.tail_of):
-        head = batch.head_ids[batch.row_head[row]][batch.head_is_token[batch.row_head[row]].bool()]
-        for number in set(owners.tolist()) - {NOBODY}:
+        assert set(owners.tolist()) - {NOBODY} == set(batch.rows[row])
+        for number in batch.rows[row]:
+            of = batch.head_of[number]
+            head = batch.head_ids[of][batch.head_is_token[of].bool()]
             found[number] = [*head.tolist(), *batch.tail_ids[row][owners == number].tolist()]
             places = batch.tail_positions[row][owners == number].tolist()
             assert places == list(range(len(head), len(found[number])))

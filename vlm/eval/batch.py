@@ -41,7 +41,7 @@ class Batch:
     head_ids: Tensor  # (G, H) int64, padded on the left
     head_is_token: Tensor  # (G, H) int64, 0 where padded
     head_of: tuple[int, ...]  # of each of the B questions
-    row_head: tuple[int, ...]  # of each of the R rows
+    rows: tuple[tuple[int, ...], ...]  # the questions of each of the R rows; those of a row have one head
     tail_ids: Tensor  # (R, T) int64, the tails of a row's questions one after the other, padded on the right
     tail_of: Tensor  # (R, T) int64, the question that a token belongs to; NOBODY where padded
     tail_positions: Tensor  # (R, T) int64, places in the question's own prompt
@@ -98,7 +98,7 @@ def collate(samples: Pictures, asks: Sequence[Ask], image_id: int, pad_id: int, 
         head_ids=head_ids,
         head_is_token=head_is_token,
         head_of=tuple(head_of),
-        row_head=tuple(head_of[row[0]] for row in side_by_side),
+        rows=tuple(map(tuple, side_by_side)),
         tail_ids=_pad_right(ids, pad_id),
         tail_of=_pad_right(owners, NOBODY),
         tail_positions=_pad_right(positions, 0),

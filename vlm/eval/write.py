@@ -4,6 +4,7 @@ The questions lie in rows as `vlm.eval.batch` puts them. Every column of a row b
 of the head. What a token sees is the head and the earlier columns of its own question, just as if it were asked alone.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -58,9 +59,8 @@ def write(
     rows = _Rows(model, batch, pixels)
     hidden = rows.read(batch.tail_ids, batch.tail_of, batch.tail_positions)  # (R, T, D)
     going = list(range(len(batch.asks)))
-    flat = batch.tail_of.flatten().tolist()
-    ends = {number: at for at, number in enumerate(flat)}  # the last token of each tail
-    places = [ends[number] for number in going]
+    ends = {number: at for at, number in enumerate(batch.tail_of.flatten().tolist())}
+    places = [ends[number] for number in going]  # of the last token of each tail in R·T
     written: list[list[int]] = [[] for _ in going]
     for length in range(max_new_tokens):
         logits = model.lm_head(hidden.flatten(0, 1)[places]).float()
@@ -81,16 +81,15 @@ class _Rows:
 
     def __init__(self, model: LlavaForConditionalGeneration, batch: Batch, pixels: Tensor | None) -> None:
         self.model = model
-        self.row_of = {int(number): row for row, owners in enumerate(batch.tail_of) for number in owners.unique()}
+        self.row_of = {number: row for row, numbers in enumerate(batch.rows) for number in numbers}
         self.lengths = [len(ask.prompt) for ask in batch.asks]
-        rows = list(batch.row_head)
-        in_a_row = max(len(owners.unique()) for owners in batch.tail_of)
-        spare = batch.tail_ids.shape[1] + AHEAD * in_a_row
+        heads = [batch.head_of[numbers[0]] for numbers in batch.rows]
+        spare = batch.tail_ids.shape[1] + AHEAD * max(map(len, batch.rows))
         self.cache = Cache(layer_class_to_replicate=lambda: _Roomy(spare))
         self._read_heads(batch, pixels)
-        if rows != list(range(len(batch.head_ids))):
-            self.cache.batch_select_indices(torch.tensor(rows, device=model.device))
-        self.owners = torch.where(batch.head_is_token[rows] > 0, ALL, NOBODY).to(model.device)  # (R, K)
+        if heads != list(range(len(batch.head_ids))):
+            self.cache.batch_select_indices(torch.tensor(heads, device=model.device))
+        self.owners = torch.where(batch.head_is_token[heads] > 0, ALL, NOBODY).to(model.device)  # (R, K)
 
     def read(self, ids: Tensor, owners: Tensor, positions: Tensor) -> Tensor:
         """Add columns (R, n) to the rows; return their hidden states, (R, n, D)."""
@@ -110,22 +109,18 @@ class _Rows:
         ).last_hidden_state
 
     def read_next(self, going: Sequence[int], tokens: Sequence[int], length: int) -> tuple[Tensor, list[int]]:
-        """Add a token to each question that goes on; return hidden states (R, n, D) and where in R·n those are."""
-        slots: list[list[int]] = [[] for _ in self.owners]
-        for at, number in enumerate(going):
-            slots[self.row_of[number]].append(at)
-        shape = len(slots), max(map(len, slots))
-        ids, owners, positions = (
-            torch.zeros(shape, dtype=torch.int64),
-            torch.full(shape, NOBODY),
-            torch.zeros(shape, dtype=torch.int64),
-        )
-        places = [0] * len(going)
-        for row, held in enumerate(slots):
-            for slot, at in enumerate(held):
-                ids[row, slot], owners[row, slot] = tokens[at], going[at]
-                positions[row, slot] = self.lengths[going[at]] + length
-                places[at] = row * shape[1] + slot
+        """Add the `length`-th token of each question that goes on; return hidden states (R, n, D) and places in R·n."""
+        of_row = Counter(self.row_of[number] for number in going)
+        columns = max(of_row.values())
+        free = [row * columns for row in range(len(self.owners))]
+        places = []
+        for number in going:
+            places.append(free[self.row_of[number]])
+            free[self.row_of[number]] += 1
+        ids, owners, positions = (torch.full((len(self.owners), columns), filler) for filler in (0, NOBODY, 0))
+        ids.view(-1)[places] = torch.tensor(tokens)
+        owners.view(-1)[places] = torch.tensor(going)
+        positions.view(-1)[places] = torch.tensor([self.lengths[number] + length for number in going])
         return self.read(ids, owners, positions), places
 
     def _read_heads(self, batch: Batch, pixels: Tensor | None) -> None:
@@ -176,6 +171,7 @@ class _Roomy(DynamicLayer):
 
 
 def _moved(held: Tensor, like: Tensor, room: int) -> Tensor:
+    """Return memory for `room` columns of states such as `like`, with what is held in it."""
     store = like.new_empty(*like.shape[:2], room, like.shape[3])
     if held.numel():
         store[:, :, : held.shape[-2]] = held
