@@ -1,6 +1,6 @@
 """Answers beside LLaVA's way of giving them: the same model, questions and number types, in one run, taking turns.
 
-    python -m benchmarks.eval                     at a scaled shape on a CPU, about 8 minutes
+    python -m benchmarks.eval                     at a scaled shape on a CPU, about a minute
     python -m benchmarks.eval pope ok_vqa         some of the cases
     python -m benchmarks.eval pope --shape clip_l_336_qwen1_5_4b       at the true size, on a GPU
 
@@ -25,7 +25,7 @@ from transformers import BatchFeature, LlavaForConditionalGeneration, LlavaProce
 from benchmarks.corpus import COCO, WORDS, make_corpus
 from benchmarks.scaled import SHAPES, make_model
 from benchmarks.timing import in_turns, load, spread
-from vlm.config import SourceConfig, TaskConfig
+from vlm.config import EvalRuntime, SourceConfig, TaskConfig
 from vlm.eval.answer import Answerer, answer_all
 from vlm.eval.batch import Ask
 from vlm.eval.benchmark import Benchmark
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a Llava folder, in place of a random model of that shape")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=3, help="of an answer")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=EvalRuntime().batch_size)
     parser.add_argument("--times", type=int, default=1, help="as many pictures as a case has by itself")
     chosen = parser.parse_args()
     if unknown := set(chosen.cases) - set(CASES):
