@@ -9,7 +9,6 @@ from vlm.config import SamplingConfig, TaskConfig
 from vlm.eval.answer import GREEDY, answer_all
 from vlm.eval.batch import Ask
 from vlm.eval.tasks import swapped_pictures
-from vlm.eval.write import can_write
 
 MAX_NEW_TOKENS = 8
 
@@ -112,19 +111,3 @@ def test_what_is_left_to_transformers_is_answered_alike(answerer, held_out, ques
     written = answerer.generate(batch, MAX_NEW_TOKENS, sampling)
     monkeypatch.setattr(answerer, "is_plain", False)
     assert answerer.generate(batch, MAX_NEW_TOKENS, sampling) == written
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: setattr(model.generation_config, "repetition_penalty", 1.1),
-        lambda model: setattr(model.config.text_config, "sliding_window", 8),
-        lambda model: setattr(model.config.text_config, "layer_types", ["full_attention", "linear_attention"]),
-        lambda model: setattr(model.config, "vision_feature_layer", [-1, -2]),
-    ],
-)
-def test_a_model_with_rules_of_its_own_is_left_to_transformers(tiny_model, change):
-    model = LlavaForConditionalGeneration.from_pretrained(tiny_model)
-    assert can_write(model)
-    change(model)
-    assert not can_write(model)
