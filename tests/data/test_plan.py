@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm.data.index import ROW
-from vlm.data.plan import epoch_order, make_plan
+from vlm.data.plan import _argsort, epoch_order, make_plan
 from vlm.errors import Unusable
 
 GOLDEN_ORDER = [16, 76, 40, 19, 86, 38, 41, 32, 54, 48]
@@ -39,6 +39,13 @@ def test_the_order_is_that_of_every_version_before():
 @settings(max_examples=60)
 def test_every_epoch_is_a_permutation(seed, epoch, samples):
     assert np.array_equal(np.sort(epoch_order(seed, epoch, samples)), np.arange(samples))
+
+
+@given(keys=st.lists(st.integers(0, 3).map(lambda high: high << 62) | st.integers(0, 2**64 - 1), max_size=300))
+@settings(max_examples=60)
+def test_the_quick_way_to_order_keys_is_argsort(keys):
+    keys = np.array(keys, np.uint64)
+    assert np.array_equal(_argsort(keys), np.argsort(keys, kind="stable"))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():

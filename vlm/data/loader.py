@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from vlm.data.chat import Chat
 from vlm.data.index import Split
@@ -98,7 +98,8 @@ class Steps(Dataset):
             position_ids[i, at:] = torch.arange(length - at)  # padding is a sample of its own
             tokens += at
         pictures = [picture for row in rows for _, _, pictures in row for picture in pictures]
-        pixels = torch.stack(pictures) if pictures else torch.zeros(0, 3, self.how.size, self.how.size).byte()
+        none = torch.zeros(0, 3, self.how.size, self.how.size).byte()
+        pixels = default_collate(pictures) if pictures else none  # stacked in shared memory, to be handed over as it is
         samples = tuple(number for pack in packs for number in pack)
         sources = np.repeat(self.plan.sources[list(samples)], self.plan.targets[list(samples)])
         count = len(self.split.manifest["sources"])

@@ -6,6 +6,7 @@ which is what the torchvision backend of those processors runs.
 """
 
 import functools
+import importlib
 import io
 import json
 import warnings
@@ -25,6 +26,20 @@ from vlm.errors import Unusable
 
 # Formats that are told by their first bytes; Pillow knows others that run programs (EPS) or accept any bytes (TGA).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "PCX")
+MODULES = (
+    "Jpeg",
+    "Mpo",
+    "Png",
+    "WebP",
+    "Gif",
+    "Bmp",
+    "Tiff",
+    "Ppm",
+    "Ico",
+    "Jpeg2K",
+    "Avif",
+    "Pcx",
+)  # Pillow's, for them
 JPEGS = ("JPEG", "MPO")
 STORED = {"PNG": "png", "WEBP": "webp"}  # formats whose bytes are kept as they are, besides JPEG
 JPEG_BLOCK = 8  # pixels: at an eighth of its size a block of coefficients is one pixel
@@ -45,6 +60,9 @@ UNDO = {
     8: Image.Transpose.ROTATE_90,
 }
 TURNED = {5, 6, 7, 8}  # of these, the ones that lie on their side
+
+for module in MODULES:  # here, or every worker process would import them for itself
+    importlib.import_module(f"PIL.{module}ImagePlugin")
 
 
 @dataclass(frozen=True)
@@ -162,7 +180,6 @@ def _check_size(picture: Image.Image, max_pixels: int) -> None:
 @functools.cache
 def _readable() -> tuple[str, ...]:
     """Return those of FORMATS that this Pillow reads."""
-    Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
