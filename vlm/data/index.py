@@ -7,12 +7,12 @@ sample's tar members lie and what the plan needs to know of it; shards.json name
 import hashlib
 import json
 import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from zlib_ng.zlib_ng import crc32
 
 from vlm.config import Form
 from vlm.data.samples import Sample, Turn
@@ -81,7 +81,7 @@ class Split:
         """
         row = self.rows[number]
         data = os.pread(self._file(int(row["shard"])), int(row["size"]), int(row["offset"]))
-        if zlib.crc32(data) != row["crc32"]:
+        if crc32(data) != row["crc32"]:
             raise Unusable(
                 f"{self.folder}/{shard_name(int(row['shard']))} is damaged at byte {row['offset']}: shard again"
             )

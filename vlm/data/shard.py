@@ -12,7 +12,6 @@ import os
 import pickle
 import signal
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +19,17 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from zlib_ng.zlib_ng import crc32
+
 from vlm.data.checks import Checked, Checks
 from vlm.data.index import record_of, shard_name
 from vlm.data.samples import Reject, Row
 from vlm.data.summary import Sidecar
 from vlm.data.ustar import closing, member
 from vlm.errors import Unusable
-from vlm.files import written_whole
+from vlm.files import begin_sync, written_whole
 
+SYNC_BYTES = 2**23  # of a shard, that are sent to the disk while the next are made
 AS_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
 
 _assignment: tuple[Path, Checks, list[str]]  # of a worker process: where to write and what to check
@@ -54,25 +56,26 @@ def end_with(parent: int) -> None:
             os._exit(1)
 
 
-def digests(_number: int, rows: list[Row]) -> bytes:
+def digests(_number: int, pickled: bytes) -> bytes:
     """Return the digests of the rows, one after the other."""
     _, checks, _ = _assignment
-    return b"".join(map(checks.digest, rows))
+    return b"".join(map(checks.digest, pickle.loads(pickled)))
 
 
-def write_shard(number: int, rows: list[Row]) -> Sidecar:
-    """Write one shard and its sidecar, unless they are there for these rows; return the sidecar."""
+def write_shard(number: int, pickled: bytes) -> Sidecar:
+    """Write one shard of rows and its sidecar, unless they are there for these rows; return the sidecar."""
     folder, checks, sources = _assignment
     path = folder / shard_name(number)
     sidecar_path = path.with_suffix(".json")
-    of_rows = hashlib.sha256(pickle.dumps(rows)).hexdigest()
+    of_rows = hashlib.sha256(pickled).hexdigest()
     if sidecar_path.is_file() and (found := json.loads(sidecar_path.read_text())).get("rows") == of_rows:
         return found
     sidecar_path.unlink(missing_ok=True)  # of a corpus that was another one
+    rows: list[Row] = pickle.loads(pickled)
     sidecar: Sidecar = {"rows": of_rows}
     sidecar |= {"read": Counter(row.source for row in rows), "entries": [], "digests": [], "rejects": []}
     sidecar["cut_turns"] = 0
-    end, digest = 0, hashlib.sha256()
+    end, on_its_way, digest = 0, 0, hashlib.sha256()
     with written_or_unusable(path) as shard:
         for at, (row, lengths) in enumerate(zip(rows, [*map(checks.lengths, rows)], strict=True)):
             try:
@@ -85,8 +88,11 @@ def write_shard(number: int, rows: list[Row]) -> Sidecar:
             for part in members(f"{number:06d}{at:06d}", good):
                 shard.write(part)
                 digest.update(part)
-                crc = zlib.crc32(part, crc)
+                crc = crc32(part, crc)
                 end += len(part)
+            if end - on_its_way > SYNC_BYTES:
+                begin_sync(shard, on_its_way, end - on_its_way)
+                on_its_way = end
             place = [number, start, end - start, crc, sources.index(row.source)]
             sidecar["entries"].append([*place, len(good.pictures), *good.size, good.tokens, good.targets])
             sidecar["digests"].append(good.digest.hex())

@@ -12,6 +12,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -176,15 +177,15 @@ def _in_order(pool: Executor, work: Callable, jobs: Iterable[tuple], ahead: int)
         yield waiting.popleft().result()
 
 
-def _chunks(rows: Iterable[Row], size: int, share: Share) -> Iterator[tuple[int, list[Row]]]:
-    """Yield the shards of a share, each with its number and its rows."""
+def _chunks(rows: Iterable[Row], size: int, share: Share) -> Iterator[tuple[int, bytes]]:
+    """Yield the shards of a share, each with its number and its rows, pickled: to be sent, and to know them again."""
     rows = iter(rows)
     for number in itertools.count():
         chunk = list(itertools.islice(rows, size))
         if not chunk:
             return
         if number % share.tasks == share.task:
-            yield number, chunk
+            yield number, pickle.dumps(chunk)
 
 
 def _count(rows: Iterable[Row], size: int, share: Share) -> int:
