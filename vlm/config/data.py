@@ -1,5 +1,6 @@
 """Settings of stage 02."""
 
+import functools
 import os
 from dataclasses import dataclass, field
 from enum import Enum
@@ -38,6 +39,11 @@ class Answers(Enum):
     choice = "choice"
 
 
+@functools.cache  # it is asked for once a row
+def _stem(path: str) -> str:
+    return Path(path).stem
+
+
 @dataclass
 class SourceConfig:
     """One corpus."""
@@ -60,7 +66,7 @@ class SourceConfig:
 
     @property
     def label(self) -> str:
-        return self.name or Path(self.path).stem
+        return self.name or _stem(self.path)
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:

@@ -10,7 +10,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class Chat:
         while True:
             encoded = self._encode(turns[:kept], form)
             if len(encoded.ids) <= max_tokens:
-                return Encoded(encoded.ids, encoded.is_target, cut_turns=len(turns) - kept)
+                return replace(encoded, cut_turns=len(turns) - kept) if kept < len(turns) else encoded
             kept -= 2
             if (
                 kept < 2
@@ -210,7 +210,8 @@ class Chat:
         is_target = np.zeros(len(ids), bool)
         for first, after in spans:
             is_target[bisect.bisect_right(ends, first) : bisect.bisect_right(ends, after)] = True
-        is_target[empty] = False
+        if empty:
+            is_target[empty] = False
         return np.array(ids, np.int64), is_target
 
     def _coded(self, text: str, is_typed: bool) -> tuple[list[int], list[tuple[int, int]]]:
@@ -233,7 +234,10 @@ class Chat:
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return them from the first token on, each picture's as often as it takes."""
         left_out = self._bos_left_out
-        return self._expand(np.r_[np.int64(left_out), ids], np.r_[np.zeros(len(left_out), bool), is_target])
+        if left_out:
+            ids = np.concatenate((np.array(left_out, np.int64), ids))
+            is_target = np.concatenate((np.zeros(len(left_out), bool), is_target))
+        return self._expand(ids, is_target)
 
     def _expand(
         self, ids: NDArray[np.int64], is_target: NDArray[np.bool_]

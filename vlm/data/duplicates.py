@@ -5,7 +5,6 @@ a source that is repeated are compared each for itself, for there the same sampl
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,9 +20,11 @@ def digest_of(row: Row, pictures: Sequence[bytes]) -> bytes:
     """Return the hash to compare a sample by, of its pictures' bytes and its turns."""
     if not isinstance(row.sample, Sample):
         return NONE
-    said = [[turn.role, turn.text] for turn in row.sample.turns]
-    shown = [hashlib.sha256(data).hexdigest() for data in pictures]
-    return hashlib.sha256(json.dumps([row.copy, shown, said]).encode()).digest()[:DIGEST]
+    parts = [b"%d %d " % (row.copy, len(pictures)), *(hashlib.sha256(data).digest() for data in pictures)]
+    for turn in row.sample.turns:
+        text = turn.text.encode(errors="surrogatepass")
+        parts += (b"%s %d " % (turn.role.encode(), len(text)), text)
+    return hashlib.sha256(b"".join(parts)).digest()[:DIGEST]
 
 
 def is_repeated(digests: bytes) -> NDArray[np.bool_]:
