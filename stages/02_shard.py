@@ -5,7 +5,7 @@ Reads   00_tokenizer  to count tokens
 Writes  02_shard      <split>/000000.tar …, index.npy, shards.json, rejects.jsonl; preview.html
 
     python stages/02_shard.py 'data.finetune.sources=[{path: my.json, images: my_images}]'
-    python stages/02_shard.py data.preview=100     how many samples of each source preview.html shows
+    python stages/02_shard.py data.preview=100     how many samples of each source preview.html shows; in a new run
 
 Run it again to resume. On a cluster an array of tasks writes the shards, each its share (part=I/N, shards whose number
 leaves I when divided by N), and this script without part= then writes what is missing, the indexes and the manifests.
@@ -51,6 +51,7 @@ stage = Stage(
     ("seed", "data", "model.base", "model.vision_tower", "model.vision_feature_select_strategy"),
     work,
     can_be_shared=True,
+    when_new="data.preview",
 )
 
 

@@ -34,6 +34,18 @@ def test_a_stage_works_once_and_is_then_up_to_date(composed, tmp_path, capsys):
     assert (tmp_path / "r/01_y/artifact.json").is_file()
 
 
+def test_a_setting_that_what_is_whole_no_longer_follows_is_named(composed, capsys):
+    stage = Stage("stages/01_y.py", (), ("seed",), lambda cfg, inputs, out: None, when_new="data.preview")
+    stage.run(composed("data.preview=3"))
+    stage.run(composed("data.preview=3"))
+    assert capsys.readouterr().out.endswith("is up to date\n")
+    stage.run(composed("data.preview=7"))
+    said = capsys.readouterr().out
+    assert "up to date with data.preview=3" in said
+    assert "data.preview=7 counts in a new run=" in said
+    assert said.count("\n") == 1
+
+
 def test_a_changed_setting_is_refused_by_name_in_one_line(composed):
     stage = stage_that(lambda cfg, inputs, out: None)
     stage.run(composed())

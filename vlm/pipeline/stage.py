@@ -59,6 +59,7 @@ class Stage:
     can_be_shared: bool = False  # `work` does one share of N where cfg.part says so, and what is missing where not
     needs: Callable[[RootConfig], tuple[str, ...]] | None = None  # which of `reads` these settings ask for; None: all
     given: Callable[[RootConfig], dict[str, str]] | None = None  # hashes of inputs from outside the run, by name
+    when_new: str | None = None  # a setting that is not in the key, and that what is whole no longer follows
 
     @property
     def name(self) -> str:
@@ -124,6 +125,14 @@ class Stage:
         artifact.require(out, identity)
         return True
 
+    def _too_late(self, composed: DictConfig, out: Path) -> str:
+        """Say that a whole artifact does not follow the setting `when_new`, if it was made with another value."""
+        if self.when_new is None:
+            return ""
+        asked, was = (OmegaConf.select(one, self.when_new) for one in (composed, OmegaConf.load(out / "config.yaml")))
+        change = f" with {self.when_new}={was}, and what is whole stays as it is: {self.when_new}={asked} counts in a new run="
+        return change if asked != was else ""
+
     def _may_grow(self, cfg: RootConfig) -> tuple[str, ...]:
         return self.may_grow if cfg.extend else ()
 
@@ -148,7 +157,7 @@ class Stage:
             sweep.share(base, out, identity.key)
 
         if self._is_whole(cfg, out, identity):
-            say(first, f"{self.name}: {out} is up to date")
+            say(first, f"{self.name}: {out} is up to date{self._too_late(composed, out)}")
             _jobs.extend([out] if choice else [])
             return
         if cfg.cluster is not None:
