@@ -29,7 +29,7 @@ from vlm.config import DataConfig, Form, ShardRuntime, SourceConfig, SplitConfig
 from vlm.data.chat import Chat
 from vlm.data.checks import Checked, Checks
 from vlm.data.duplicates import NONE
-from vlm.data.pixels import Picture
+from vlm.data.pictures import Picture
 from vlm.data.shards import write_split
 from vlm.data.sources import read
 

@@ -35,8 +35,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     try:
         with waiting.open("wb", buffering=AT_ONCE) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+        sync(waiting)
     except BaseException:
         waiting.unlink(missing_ok=True)
         raise

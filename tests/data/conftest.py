@@ -140,3 +140,17 @@ def many(corpus, record, encoded):
     pictures |= {"7.png": b"", "19.png": pictures["19.png"][:400]}
     del pictures["23.png"]
     return corpus([record(number, f"{number}.png") for number in range(30)], "many", pictures)
+
+
+@pytest.fixture(scope="session")
+def smooth():
+    def picture(width: int, height: int) -> Image.Image:
+        """A picture without hard edges but for one, so that a shift by a pixel is seen."""
+        x, y = np.meshgrid(np.arange(width), np.arange(height))
+        colours = np.stack(
+            [x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1), 127 + 100 * np.sin(x / 3 + y / 5)]
+        )
+        colours[:, height // 3 : height // 3 * 2, width // 4 : width // 2] = 250
+        return Image.fromarray(colours.transpose(1, 2, 0).astype(np.uint8))
+
+    return picture

@@ -9,7 +9,7 @@ from vlm.data.chat import Chat
 from vlm.data.contamination import Excluded
 from vlm.data.duplicates import NONE, digest_of
 from vlm.data.images import Damaged, Image
-from vlm.data.pixels import Picture, inspect
+from vlm.data.pictures import Picture, inspect
 from vlm.data.samples import Reject, Row, Sample
 
 

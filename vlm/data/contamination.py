@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vlm.config import SourceConfig
 from vlm.data.images import Damaged, Image
-from vlm.data.pixels import inspect, to_rgb
+from vlm.data.pictures import inspect, to_rgb
 from vlm.data.samples import Reject, Sample
 from vlm.data.sources import read
 from vlm.errors import Hindered, Unusable

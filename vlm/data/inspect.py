@@ -20,7 +20,7 @@ from PIL import Image
 
 from vlm.data.chat import Chat, Encoded
 from vlm.data.index import MANIFEST, Split
-from vlm.data.pixels import to_rgb
+from vlm.data.pictures import to_rgb
 from vlm.data.plan import epoch_order
 from vlm.data.preview_page import LEGEND, histogram, page, reject_table, stats, tabs
 from vlm.errors import Unusable

@@ -7,7 +7,7 @@ from dataclasses import replace
 from vlm.config import SourceConfig
 from vlm.data.images import Damaged, Image
 from vlm.data.index import Stored
-from vlm.data.pixels import inspect
+from vlm.data.pictures import inspect
 from vlm.data.samples import IMAGE, Reject, Sample
 from vlm.data.sources import read
 from vlm.errors import Unusable

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from vlm.data.pixels import decode, inspect, normalise, prepare
+from vlm.data.pictures import inspect
+from vlm.data.pixels import decode, normalise, prepare
 from vlm.data.samples import IMAGE, Reject, Turn
 from vlm.errors import Unusable
 from vlm.eval.answer import Answerer

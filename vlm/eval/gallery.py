@@ -15,7 +15,7 @@ from html import escape
 from PIL import Image
 from tqdm import tqdm
 
-from vlm.data.pixels import to_rgb
+from vlm.data.pictures import to_rgb
 from vlm.eval.page import data
 from vlm.eval.results import Answered
 from vlm.eval.tasks import Pictures, Place
