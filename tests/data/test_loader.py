@@ -163,8 +163,10 @@ def test_a_fault_in_a_worker_process_names_the_damage(steps_of, tmp_path, tiny_s
     for path in folder.glob("*.tar"):
         path.write_bytes(bytes(path.stat().st_size))
     steps.split = Split(folder)
-    with pytest.raises(Unusable, match="damaged"):
+    with pytest.raises(Unusable, match="damaged") as fault:
         list(load_steps(steps, 0, workers=1))
+    assert fault.traceback
+    assert not multiprocessing.active_children()  # or this process would wait for it when it ends
 
 
 def test_a_worker_process_that_is_killed_is_one_line_and_may_be_run_again(steps_of, tmp_path):

@@ -134,16 +134,19 @@ def load_steps(steps: Steps, first_step: int, workers: int) -> Iterator[list[Bat
         worker_init_fn=_begin_worker,
     )
     ready = iter(loader)
-    while True:
-        try:
-            micro_batches = next(ready, None)
-        except (EOFError, ConnectionError):  # the socket through which tensors come
-            raise Hindered(KILLED) from None
-        if micro_batches is None:
-            return
-        if isinstance(micro_batches, Unusable):
-            raise micro_batches
-        yield micro_batches
+    try:
+        while True:
+            try:
+                micro_batches = next(ready, None)
+            except (EOFError, ConnectionError):  # the socket through which tensors come
+                raise Hindered(KILLED) from None
+            if micro_batches is None:
+                return
+            if isinstance(micro_batches, Unusable):
+                raise micro_batches
+            yield micro_batches
+    finally:
+        del ready  # which ends the workers, also while a traceback holds this frame: they ignore SIGTERM
 
 
 @contextmanager
