@@ -30,6 +30,7 @@ from vlm.data.shards import write_split
 from vlm.data.sources import read
 
 REAL = 64  # samples that are written; the rows of the index repeat them
+DRAWN = 1000  # records that are drawn; the list repeats them, each time with an id of its own
 WORKERS = 2
 SAMPLES_PER_STEP = 32
 STEPS_LEFT = 100  # when the loader starts: it begins late in the epoch
@@ -88,10 +89,12 @@ def make(folder: Path, samples: int, record_bytes: int) -> None:
     rows = np.load(folder / "split" / INDEX)
     np.save(folder / "split" / INDEX, np.resize(rows, samples))
     rng = np.random.default_rng(0)
+    drawn = [record(number % REAL, rng) for number in range(DRAWN)]
+    for one in drawn:
+        one["conversations"][1]["value"] += " word" * (max(record_bytes - len(json.dumps(one)), 0) // 5)
     with (folder / "list.json").open("w") as out:
         for number in range(samples):
-            one = record(number % REAL, rng)
-            one["conversations"][1]["value"] += " word" * (max(record_bytes - len(json.dumps(one)), 0) // 5)
+            one = drawn[number % DRAWN] | {"id": f"{number:06d}"}
             out.write(("[" if number == 0 else ",") + json.dumps(one))
         out.write("]")
 

@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--coco", type=int, default=1600, help="pictures of 640x480, about 150 KB")
-    parser.add_argument("--cc3m", type=int, default=4000, help="pictures of 336x252, about 11 KB")
+    parser.add_argument("--cc3m", type=int, default=8000, help="pictures of 336x252, about 11 KB")
     parser.add_argument("--img2dataset", metavar="PYTHON", help="an interpreter that has img2dataset")
     chosen = parser.parse_args()
     found = {"cpus": os.cpu_count(), "load_before": load()}
