@@ -29,7 +29,8 @@ from vlm.config import EvalRuntime, SourceConfig, TaskConfig
 from vlm.eval.answer import Answerer, answer_all
 from vlm.eval.batch import Ask
 from vlm.eval.benchmark import Benchmark
-from vlm.eval.tasks import Question, read_questions
+from vlm.eval.question import Question
+from vlm.eval.tasks import read_questions
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from vlm.data.pixels import Preprocessing, decode, prepare
 from vlm.errors import Unusable
-from vlm.eval.tasks import Pictures, Place, Question
+from vlm.eval.question import Place, Question
+from vlm.eval.tasks import Pictures
 
 NOBODY = -1  # the question that padding belongs to
 # What is weighed against a token's way through all weights: 12 D² multiplications a layer, D being the width.

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from vlm.data.pictures import to_rgb
 from vlm.eval.page import data
+from vlm.eval.question import Place
 from vlm.eval.results import Answered
-from vlm.eval.tasks import Pictures, Place
+from vlm.eval.tasks import Pictures
 
 SIZES = ((300, 320), (1200, 224), (None, 160))  # up to so many pictures: longest edge in pixels
 
