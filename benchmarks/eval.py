@@ -6,7 +6,7 @@
 
 LLaVA's way is that of its model_vqa.py: for one question after another the picture is opened and preprocessed, the
 prompt tokenized, `generate` called, and the answer written. Ours is what stage 05 does between the questions' file and
-the predictions. Both models are loaded before. The answers are counted that are the same, token by token.
+the predictions. Both models are loaded before. The answers whose text is the same are counted.
 """
 
 import argparse
