@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
-AT_ONCE = 2**20  # bytes that are handed to the system together: a third less of its time than file by file
+AT_ONCE = 2**20  # bytes that are handed to the system together: a third less of its time than sample by sample
 
 
 def sync(path: Path) -> None:
