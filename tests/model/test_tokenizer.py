@@ -52,7 +52,11 @@ def test_patching_twice_changes_nothing(tiny_tokenizer, tiny_language_model, tmp
     assert (tmp_path / "again/tokenizer.json").read_bytes() == (tiny_tokenizer / "tokenizer.json").read_bytes()
 
 
-def test_equal_input_gives_equal_files(tiny_language_model, tiny_tokenizer, tmp_path):
+@pytest.mark.parametrize("offline", [True, False])
+def test_equal_input_gives_equal_files_with_and_without_a_network(
+    tiny_language_model, tiny_tokenizer, tmp_path, monkeypatch, offline
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     patch(str(tiny_language_model), "<image>", tmp_path)
     for file in tiny_tokenizer.iterdir():
         assert (tmp_path / file.name).read_bytes() == file.read_bytes()

@@ -29,6 +29,7 @@ from vlm.model.chat_template import for_parts
 from vlm.model.export import PARTS, files_of, published, write_index
 from vlm.model.hub import load, revision_of
 from vlm.model.parts import Part
+from vlm.model.tokenizer import forget_loading
 from vlm.model.tower import TowerShape, check_layer, shape_of
 from vlm.model.weights import Stored, write
 
@@ -66,6 +67,7 @@ def plan(model: ModelConfig, tokenizer_folder: Path) -> Plan:
     Raises Unusable if a part is missing, damaged, of the wrong kind, or does not fit the others.
     """
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    forget_loading(tokenizer)
     if model.base is not None:
         whole = parts.whole_llava(model.base, allow_pickle=model.allow_pickle)
         sources, config = [whole], copy.deepcopy(whole.config)

@@ -34,6 +34,7 @@ def patch(source: str, image_token: str, out: Path, template: ChatTemplate | Non
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = _padding(tokenizer)
     _give_template(tokenizer, template, source)
+    forget_loading(tokenizer)
     tokenizer.save_pretrained(out)
 
     saved = load(AutoTokenizer.from_pretrained, str(out), "patched tokenizer")
@@ -48,6 +49,12 @@ def patch(source: str, image_token: str, out: Path, template: ChatTemplate | Non
         "chat_template": template.value if template else "the tokenizer's own",
     }
     return figures | ({"revision": revision} if (revision := revision_of(folder)) else {})
+
+
+def forget_loading(tokenizer: Any) -> None:  # noqa: ANN401 - any transformers tokenizer
+    """Take out how a tokenizer was loaded, offline or not: transformers would save it with what the tokenizer is."""
+    for option in ("local_files_only", "is_local"):
+        tokenizer.init_kwargs.pop(option, None)
 
 
 def _loaded(loader: Any, folder: Path, source: str) -> Any:  # noqa: ANN401 - any transformers tokenizer
