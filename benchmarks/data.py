@@ -121,12 +121,12 @@ def take_part(gone: dict[str, str], name: str, work: Callable[[], Any]) -> Any: 
 
 
 def start_up(rounds: int, samples: int, folder: Path) -> list[Row]:
-    """Time and memory from nothing to the first batch over an index of a million samples, late in the epoch."""
+    """Time and memory from nothing to the first sample over an index of a million, late in the epoch."""
     loader_start.make(folder, samples, 900)
     seconds = Row(f"loader start at {samples:,} samples", "s", 50, True, against=LIST)
     memory = Row(f"memory of a rank at {samples:,} samples", "MB", 0.1, True, goal_is_share=True, against=LIST)
     for number in range(rounds):
-        for name, kind in ((OURS, "index"), (LIST, "list")):
+        for name, kind in ((OURS, "first sample"), (LIST, loader_start.LIST)):
             command = [sys.executable, "-m", "benchmarks.loader_start", "--child", kind, "--folder", str(folder)]
             done = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             found = json.loads(done.splitlines()[-1])

@@ -1,6 +1,6 @@
-"""How soon the loader gives its first batch, late in a run over a million samples, and the memory that takes.
+"""How soon the loader gives its first sample, or batch, late in a run over a million, and the memory that takes.
 
-Beside it, what loaders do that keep the corpus as a JSON list: every worker process parses the list.
+Beside it, what loaders do that keep the corpus as a JSON list: every worker process parses the list. It has read no sample then.
 
     python -m benchmarks.loader_start
 """
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ from vlm.data.sources import read
 REAL = 64  # samples that are written; the rows of the index repeat them
 DRAWN = 1000  # records that are drawn; the list repeats them, each time with an id of its own
 WORKERS = 2
-SAMPLES_PER_STEP = 32
+SAMPLES_PER_STEP = {"first sample": 1, "first batch": 32}  # that are waited for
+LIST = "list"
 STEPS_LEFT = 100  # when the loader starts: it begins late in the epoch
 
 
@@ -42,11 +44,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--record-bytes", type=int, default=900, help="of one record of the JSON list")
-    parser.add_argument("--child", choices=("index", "list"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=(*SAMPLES_PER_STEP, LIST), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
-        print(json.dumps(start_index(chosen.folder) if chosen.child == "index" else start_list(chosen.folder)))
+        waits_for = SAMPLES_PER_STEP.get(chosen.child)
+        print(json.dumps(start_index(chosen.folder, waits_for) if waits_for else start_list(chosen.folder)))
         return
     before = load()
     with tempfile.TemporaryDirectory() as name:
@@ -54,7 +57,7 @@ def main() -> None:
         make(folder, chosen.samples, chosen.record_bytes)
         size = (folder / "list.json").stat().st_size
         print(f"{chosen.samples:,} samples, a list of {size / 1e9:.2f} GB, {WORKERS} workers")
-        measured: dict[str, list[dict]] = {"index": [], "list": []}
+        measured: dict[str, list[dict]] = {kind: [] for kind in (*SAMPLES_PER_STEP, LIST)}
 
         def run(kind: str) -> float:
             command = [sys.executable, "-m", "benchmarks.loader_start", "--child", kind, "--folder", str(folder)]
@@ -62,19 +65,20 @@ def main() -> None:
             measured[kind].append(json.loads(out.splitlines()[-1]))
             return measured[kind][-1]["seconds"]
 
-        in_turns({"index": lambda: run("index"), "list": lambda: run("list")}, chosen.rounds)
+        in_turns({kind: partial(run, kind) for kind in measured}, chosen.rounds)
     report(measured, {"load_before": before, "load_after": load(), "cpus": os.cpu_count()})
 
 
 def report(measured: dict[str, list[dict]], found: dict) -> None:
-    """Print seconds and megabytes of both, and how many times less the index takes."""
+    """Print seconds and megabytes of all, and how many times less the index takes than the list."""
     for figure in ("seconds", "megabytes", "megabytes_in_all"):
         rows = {kind: [one[figure] for one in runs] for kind, runs in measured.items()}
         middle = {kind: statistics.median(values) for kind, values in rows.items()}
-        found[figure] = {**rows, "ratio": round(middle["list"] / middle["index"], 1)}
+        ratios = {kind: round(middle[LIST] / middle[kind], 1) for kind in SAMPLES_PER_STEP}
+        found[figure] = {**rows, "ratio": ratios}
         for kind, values in rows.items():
-            print(f"  {figure:18}{kind:8}{spread(values):>34}")
-        print(f"  {figure:18}ratio   {found[figure]['ratio']:>10,}")
+            ratio = f"{ratios[kind]:,} x" if kind in ratios else ""
+            print(f"  {figure:18}{kind:14}{spread(values):>34}{ratio:>10}")
     print(f"load average {found['load_before']} before, {found['load_after']} after, {found['cpus']} processors")
     print(json.dumps(found))
 
@@ -99,14 +103,14 @@ def make(folder: Path, samples: int, record_bytes: int) -> None:
         out.write("]")
 
 
-def start_index(folder: Path) -> dict[str, float]:
-    """Open the split, plan the epoch, and wait for the first batch of a late step."""
+def start_index(folder: Path, waits_for: int) -> dict[str, float]:
+    """Open the split, plan the epoch, and wait for so many samples, a late step."""
     chat = small_chat()
     how = Preprocessing(336, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), Geometry.crop)
     idle, start = memory([]), time.perf_counter()
     split = Split(folder / "split")
     limits = {"pack_tokens": 8192, "pack_images": 64, "packing": True}
-    plan = make_plan(split.rows, 0, epochs=1, steps=None, samples_per_step=SAMPLES_PER_STEP, **limits)
+    plan = make_plan(split.rows, 0, epochs=1, steps=None, samples_per_step=waits_for, **limits)
     steps = Steps(split, plan, chat, how, rank=0, ranks=1, rows_at_once=4)
     batches = load_steps(steps, max(plan.steps - STEPS_LEFT, 0), WORKERS)
     next(batches)
