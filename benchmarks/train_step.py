@@ -36,12 +36,13 @@ class Case:
     lengths: str  # of benchmarks/scaled.py
     form: str
     pack_tokens: int
+    recompute: str = "none"  # of ours; Trainer recomputes all layers
 
 
 CASES = {
     "captions": Case("projector", "captions", "plain", 640),  # 03
     "full": Case("full", "equal", "chat", 1024),  # 04, equal lengths
-    "mixed": Case("full", "mixed", "chat", 2048),  # 04, lengths as in LLaVA's 665k, packed
+    "mixed": Case("full", "mixed", "chat", 2048, "selective"),  # 04, lengths as in LLaVA's 665k, packed
     "lora": Case("lora", "mixed", "chat", 2048),
 }
 RATES = {"projector": ("projector",), "full": ("projector", "language_model", "vision_tower")}
@@ -194,8 +195,9 @@ def train_peer(
 def settings(chosen: argparse.Namespace, case: Case) -> "TrainConfig":  # noqa: F821 - imported below, with torch
     """Return the training of a case."""
     from benchmarks.scaled import SHAPES
-    from vlm.config import LearningRates, LoraConfig, Strategy, TrainConfig, TrainRuntime
+    from vlm.config import LearningRates, LoraConfig, Recompute, Strategy, TrainConfig, TrainRuntime
 
+    recompute = Recompute(case.recompute)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
     return TrainConfig(
         strategy=Strategy(case.strategy),
@@ -207,7 +209,9 @@ def settings(chosen: argparse.Namespace, case: Case) -> "TrainConfig":  # noqa: 
         lr=LearningRates(**dict.fromkeys(RATES[case.strategy], 1e-4)),
         lora=LoraConfig(rank=32, alpha=64.0, dropout=0.0, targets=targets),
         deepspeed={"zero_optimization": {"stage": 0}},
-        runtime=TrainRuntime(rows_at_once=chosen.our_rows, workers=1, log_every=1, save_every=10_000),
+        runtime=TrainRuntime(
+            rows_at_once=chosen.our_rows, workers=1, log_every=1, save_every=10_000, recompute=recompute
+        ),
     )
 
 
