@@ -26,7 +26,7 @@ from vlm.config import DataConfig, Dtype, Form, ModelConfig, ShardRuntime, Sourc
 from vlm.data.chat import Chat
 from vlm.data.shards import build as shard
 from vlm.demo.tokenizer import train_tokenizer
-from vlm.model.build import build
+from vlm.model.assemble import assemble
 from vlm.model.tokenizer import patch
 
 PICTURES = 16  # different ones of a corpus
@@ -72,7 +72,11 @@ def make_model(folder: Path, shape: Shape) -> Path:
         tie_word_embeddings=False,
         max_position_embeddings=32_768,
     )
-    Qwen2ForCausalLM(language).to(dtype).save_pretrained(folder / "language")
+    with torch.device(
+        "cuda" if torch.cuda.is_available() else "cpu"
+    ):  # billions of weights are drawn there in a second
+        drawn = Qwen2ForCausalLM(language)
+    drawn.to(dtype).save_pretrained(folder / "language")
     train_tokenizer([PROSE, "Describe it. system user assistant"], 400).save_pretrained(folder / "language")
     width, layers, inside, heads = shape.tower
     tower = (SiglipVisionConfig if shape.siglip else CLIPVisionConfig)(
@@ -91,7 +95,7 @@ def make_model(folder: Path, shape: Shape) -> Path:
         CLIPImageProcessor(size={"shortest_edge": shape.picture[0]}, crop_size=edge).save_pretrained(folder / "tower")
     model = ModelConfig(language_model=str(folder / "language"), vision_tower=str(folder / "tower"), dtype=shape.dtype)
     patch(model.language_model, "<image>", folder / "tokenizer")
-    build(model, folder / "tokenizer", 0, folder / "model")
+    assemble(model, folder / "tokenizer", 0, folder / "model")  # without the gates of stage 01: nothing here is real
     return folder / "model"
 
 

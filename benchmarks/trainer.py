@@ -103,11 +103,12 @@ def train(
     out: Path,
     rows: int,
     deepspeed: dict | None = None,
+    saves: bool = True,
     recompute: bool = True,
 ) -> Clock:
     """Train a model folder on a split, `rows` samples at once; return what each step took and its loss.
 
-    A checkpoint is left in `out` at the end if `deepspeed` names a config. Without `recompute` all activations are held.
+    A checkpoint is left in `out` at the end if `deepspeed` names a config, unless `saves` is false. Without `recompute` all activations are held.
     """
     bfloat16 = cfg.dtype is Dtype.bfloat16
     model = LlavaForConditionalGeneration.from_pretrained(
@@ -132,7 +133,7 @@ def train(
         gradient_checkpointing=recompute,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=1,
-        save_strategy="steps" if deepspeed else "no",
+        save_strategy="steps" if deepspeed and saves else "no",
         save_steps=1,
         deepspeed=deepspeed,
         remove_unused_columns=False,

@@ -45,6 +45,18 @@ def pin_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def sum_in_one_order(wanted: bool) -> None:
+    """Choose the kernels of this rank's GPU: those that give the same bits each time, or the fastest.
+
+    An operator that has no such kernel then raises a RuntimeError with its name. Nothing changes on a CPU.
+    """
+    wanted = wanted and device().type == "cuda"
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
+        torch.utils.deterministic.fill_uninitialized_memory = False  # slow, and nothing here reads such memory
+    torch.use_deterministic_algorithms(wanted)
+
+
 def join() -> None:
     """Meet the other ranks, if there are any and they have not met; for work that trains nothing."""
     if world() > 1 and not dist.is_initialized():

@@ -141,3 +141,26 @@ def test_torchs_varlen_attention_is_called_by_its_own_signature(monkeypatch, win
     monkeypatch.setattr(attention.varlen, "varlen_attn", stand_in)
     found = attention.by_torch(*states(), Packs(bounds_of(POSITIONS)["cu_seq_lens_q"], 7, window, 8**-0.5))
     assert torch.allclose(found, written_out(*states(), window), atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("size", [64, 80, 128])
+@pytest.mark.parametrize("window", [None, 100])
+def test_the_kernel_for_packs_on_a_gpu_gives_what_every_sample_gives_by_itself(window, size, groups):
+    lengths = torch.tensor([700, 3, 1, 250, 94])
+    ends = torch.cat([torch.zeros(1), lengths.cumsum(0)]).int().cuda()
+    draw = torch.Generator("cuda").manual_seed(0)
+    exact = [torch.randn(1048, each, size, generator=draw, device="cuda") for each in (4, groups, groups)]
+    weights = torch.randn(1048, 4, size, generator=draw, device="cuda")
+    exact = [one.bfloat16().float().requires_grad_() for one in exact]
+    rounded = [one.detach().bfloat16().requires_grad_() for one in exact]
+    packs = Packs(ends, 700, window)
+    kernel = kernel_for(rounded[0].unflatten(0, (1, 1048)), 0.0)
+    assert kernel is not by_sample
+    expected, found = by_sample(*exact, packs), kernel(*rounded, packs)
+    (expected * weights).sum().backward()
+    (found * weights.bfloat16()).sum().backward()
+    for ours, theirs in [(found, expected), *((mine.grad, one.grad) for mine, one in zip(rounded, exact, strict=True))]:
+        assert (ours.float() - theirs).norm() < 0.01 * theirs.norm()

@@ -27,7 +27,7 @@ def test_full_training_keeps_sixteen_bytes_a_parameter_which_zero_spreads():
 def test_each_stage_needs_less_than_the_one_before():
     sums = [sum(memory(SEVEN_BILLION, keys(stage)).values()) for stage in (0, 1, 2, 3)]
     assert sums == sorted(sums, reverse=True)
-    assert len(set(sums)) == 4
+    assert sums[0] == sums[1] and len(set(sums)) == 3  # in bfloat16 the engine carries out 0 as 1
 
 
 def test_offload_moves_states_and_weights_to_the_host():

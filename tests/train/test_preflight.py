@@ -80,9 +80,9 @@ EVERY_LAYER = LoraConfig(128, 256, 0.05, ["q_proj", "k_proj", "v_proj", "o_proj"
 
 
 def test_llava_1_5_fits_where_it_was_trained(llava_1_5):
-    """In full on 8 x A100-80 with ZeRO-3, which without ZeRO is three times as much; by LoRA on 8 x 24 GB.
+    """In full on 8 x A100-80 with ZeRO-3, which without ZeRO is nearly twice as much; by LoRA on 8 x 24 GB.
 
-    Without ZeRO DeepSpeed still spreads bfloat16's float32 masters and moments, but no weights and no gradients.
+    Without ZeRO bfloat16's float32 masters and moments are still spread, but no weights and no gradients.
     """
     rates = LearningRates(projector=2e-5, language_model=2e-5, lora=2e-4)
     full = TrainConfig(strategy=Strategy.freeze_vision, lr=rates, deepspeed=ZERO3, runtime=SIXTEEN_ROWS)
@@ -91,7 +91,7 @@ def test_llava_1_5_fits_where_it_was_trained(llava_1_5):
         of_llava_1_5(llava_1_5, cfg, "finetune").bytes_needed / 2**30
         for cfg in (full, replace(full, deepspeed={}), by_lora)
     ]
-    assert 14 < needed[0] < 40 < 3 * needed[0] < needed[1] < 79  # masters, moments and weights alone are 14
+    assert 14 < needed[0] < 40 and 1.5 * needed[0] < needed[1] < 79  # masters, moments and weights alone are 14
     assert needed[2] < 23.5
 
 

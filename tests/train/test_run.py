@@ -49,10 +49,11 @@ def test_what_did_not_change_is_linked_to_the_base(settings, tiny_model, tiny_sh
         assert (tmp_path / "model" / name).samefile(tiny_model / name) is shared
 
 
-def test_bfloat16_training_keeps_float32_masters(settings, tiny_model, tiny_shards, tmp_path):
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_bfloat16_training_keeps_float32_masters(settings, tiny_model, tiny_shards, tmp_path, zero):
     from vlm.config import Dtype
 
-    cfg = settings(Strategy.projector, 1, dtype=Dtype.bfloat16)
+    cfg = settings(Strategy.projector, zero, dtype=Dtype.bfloat16)
     train(cfg, 0, base=tiny_model, split=tiny_shards / "pretrain", out=tmp_path)
     saved = load_file(tmp_path / "checkpoints/step_000006/weights.safetensors")
     weight = next(tensor for name, tensor in saved.items() if name.endswith("linear_1.weight"))

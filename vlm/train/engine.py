@@ -97,8 +97,12 @@ def start_engine(
     """Wrap a model whose parameter groups are `groups` (vlm/train/strategy.py) in a DeepSpeed engine.
 
     `extra` holds DeepSpeed's own keys; clipping, precision and batch bookkeeping are set here, since DeepSpeed
-    ignores a gradient norm that does not stand in its own config.
+    ignores a gradient norm that does not stand in its own config. In bfloat16 stage 0 is carried out as stage 1: what
+    DeepSpeed does without ZeRO keeps float32 states that cannot be read back by parameter.
     """
+    zero = extra.get("zero_optimization", {})
+    if bfloat16 and not zero.get("stage"):
+        extra = {**extra, "zero_optimization": {**zero, "stage": 1}}
     optimizer = torch.optim.AdamW(groups, betas=betas, eps=1e-8)
     config = {
         **extra,

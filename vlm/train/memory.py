@@ -50,7 +50,7 @@ def offloads(deepspeed: Mapping[str, Any], what: str) -> bool:
 
 def memory(sizes: Sizes, deepspeed: Mapping[str, Any]) -> dict[str, int]:
     """Return the bytes of each item at the peak; their sum is the estimate."""
-    stage, mine = zero_stage(deepspeed), _own_share(sizes, deepspeed)
+    stage, mine = _carried_out(sizes, deepspeed), _own_share(sizes, deepspeed)
     stays, saved = _stays(sizes, deepspeed), 0 if sizes.is_gpu else sizes.trainable * CHECKPOINT_BYTES
     if sizes.saves_midway:
         stays["checkpoint"] = saved
@@ -92,7 +92,7 @@ def traffic(sizes: Sizes, deepspeed: Mapping[str, Any]) -> tuple[int, int]:
     step (a scatter and a gather); stage 2 scatters after each micro-batch; stage 3 also gathers all weights, forward
     and back (Rajbhandari et al., ZeRO, 2020, section 7).
     """
-    stage, batches = zero_stage(deepspeed), max(1, sizes.micro_batches)
+    stage, batches = _carried_out(sizes, deepspeed), max(1, sizes.micro_batches)
     gradients = sizes.trainable * sizes.weight_bytes
     sent = gradients * (batches if stage >= 2 else 1) + (2 * batches * sizes.weights if stage >= 3 else gradients)
     host = 2 * batches * sizes.weights // sizes.ranks if offloads(deepspeed, "param") else 0
@@ -103,13 +103,17 @@ def traffic(sizes: Sizes, deepspeed: Mapping[str, Any]) -> tuple[int, int]:
 
 def _own_share(sizes: Sizes, deepspeed: Mapping[str, Any]) -> int:
     """Return the trainable parameters whose optimizer states one rank holds."""
-    # without ZeRO, DeepSpeed spreads bfloat16's masters alone
-    spread = sizes.ranks if zero_stage(deepspeed) >= 1 or sizes.weight_bytes == 2 else 1
-    return -(-sizes.trainable // spread)
+    return -(-sizes.trainable // (sizes.ranks if _carried_out(sizes, deepspeed) else 1))
+
+
+def _carried_out(sizes: Sizes, deepspeed: Mapping[str, Any]) -> int:
+    """Return the ZeRO stage that the engine carries out: in bfloat16 at least 1 (vlm/train/engine.py)."""
+    return max(zero_stage(deepspeed), 1 if sizes.weight_bytes == 2 else 0)
 
 
 def _stays(sizes: Sizes, deepspeed: Mapping[str, Any]) -> dict[str, int]:
-    zero, stage, mine = deepspeed.get("zero_optimization", {}), zero_stage(deepspeed), _own_share(sizes, deepspeed)
+    zero = deepspeed.get("zero_optimization", {})
+    stage, mine = _carried_out(sizes, deepspeed), _own_share(sizes, deepspeed)
     is_bfloat16, is_offloaded = sizes.weight_bytes == 2, offloads(deepspeed, "optimizer")
     stays = {"weights": sizes.weights}
     if stage >= 3:
@@ -118,7 +122,6 @@ def _stays(sizes: Sizes, deepspeed: Mapping[str, Any]) -> dict[str, int]:
         stays["gathered weights"] = live * sizes.weight_bytes
     stays["masters"] = 0 if is_offloaded or not (is_bfloat16 or stage >= 1) else mine * 4
     stays["moments"] = 0 if is_offloaded else mine * 8
-    stays["float32 gradients"] = sizes.trainable * 4 if is_bfloat16 and not stage else 0
     if stage >= 1:
         bucket = int(zero.get("reduce_bucket_size", 5e8)) * (2 if zero.get("overlap_comm") else 1)
         stays["buckets"] = (bucket if sizes.is_gpu else min(bucket, sizes.trainable)) * sizes.weight_bytes

@@ -46,6 +46,7 @@ def train(cfg: TrainConfig, seed: int, *, base: Path, split: Path, out: Path, as
     """
     held = memory_now()
     ranks.pin_threads(cfg.runtime.threads)
+    ranks.sum_in_one_order(cfg.runtime.deterministic)
     _check(cfg)
     steps = _steps(cfg, seed, base, split)
     plan, shards, chat, how = steps.plan, steps.split, steps.chat, steps.how
