@@ -172,19 +172,5 @@ def _mask(*arguments: object, attention_mask: Tensor | None = None, **rest: obje
     return None if attention_mask is None else sdpa_mask(*arguments, attention_mask=attention_mask, **rest)
 
 
-def kept_results() -> list[Any]:
-    """Return the operators above whose results are worth keeping when the rest of a layer is computed again."""
-    aten = torch.ops.aten
-    kept = [
-        aten._scaled_dot_product_flash_attention.default,
-        aten._scaled_dot_product_efficient_attention.default,
-        aten._scaled_dot_product_flash_attention_for_cpu.default,
-        torch.ops.torch_attn._varlen_attn.default,
-    ]
-    if hasattr(torch.ops.flash_attn, "_flash_attn_varlen_forward"):
-        kept.append(torch.ops.flash_attn._flash_attn_varlen_forward.default)
-    return kept
-
-
 AttentionInterface.register(PACKED, packed_attention)
 AttentionMaskInterface.register(PACKED, _mask)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from vlm.config import Recompute
 from vlm.model.footprint import language_bytes, vision_bytes
+from vlm.model.recomputed import keep_inputs_alone
 from vlm.train.workload import Workload
 
 TOKENS = 256  # whose bytes are counted; fused attention keeps bytes in proportion to them
@@ -30,7 +30,7 @@ class Activations:
 
     def again(self, work: Workload, recompute: Recompute) -> int:
         """Return what one layer of it keeps while it is computed again."""
-        return 0 if recompute is Recompute.none else round(work.rows * work.length * self.whole)
+        return 0 if recompute is not Recompute.full else round(work.rows * work.length * self.whole)
 
     def back(self, work: Workload) -> int:
         """Return what the backward pass of one layer needs beside what it kept: about as much once more."""
@@ -38,15 +38,13 @@ class Activations:
 
 
 def activations_of(llava: LlavaForConditionalGeneration, dtype: torch.dtype, *, trains_tower: bool) -> Activations:
-    """Count on the meta device what a LLaVA, as frozen and adapted as it is, keeps."""
+    """Count what a LLaVA on the meta device, as frozen and adapted as it is, keeps; its layers are changed by it."""
     text = llava.config.text_config
     whole = language_bytes(llava, 1, TOKENS, dtype) / TOKENS / text.num_hidden_layers
-    into = text.hidden_size * dtype.itemsize  # what goes into a layer
-    one = llava.model.language_model.layers[0]
-    widths = [module.out_features for module in one.modules() if isinstance(module, nn.Linear)]
-    products = (sum(widths) + one.self_attn.o_proj.in_features) * dtype.itemsize  # kept by vlm/train/engine.py
+    keep_inputs_alone(llava.model.language_model)
+    less = language_bytes(llava, 1, TOKENS, dtype) / TOKENS / text.num_hidden_layers
     return Activations(
-        {Recompute.none: whole, Recompute.full: into, Recompute.selective: into + products},
+        {Recompute.none: whole, Recompute.selective: less, Recompute.full: text.hidden_size * dtype.itemsize},
         whole,
         vision_bytes(llava, 1, dtype, trains_tower=trains_tower),
         text.num_hidden_layers,

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 from vlm import ranks
 from vlm.config import Recompute
-from vlm.model.attention import kept_results
+from vlm.model.recomputed import keep_inputs_alone
 from vlm.train.strategy import Trainee, shape_of
 
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
@@ -25,7 +25,6 @@ if not torch.cuda.is_available():
 import deepspeed  # noqa: E402 - reads the two variables above
 from deepspeed.ops import __compatible_ops__  # noqa: E402
 from deepspeed.runtime.zero import GatheredParameters  # noqa: E402
-from deepspeed.runtime.zero.linear import LinearFunctionForZeroStage3  # noqa: E402
 from deepspeed.utils import (  # noqa: E402
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -35,26 +34,9 @@ from deepspeed.utils import (  # noqa: E402
 
 # Gloo does the same without a compiler; left on, the first start on several CPU ranks builds this for a minute.
 __compatible_ops__["deepspeed_shm_comm"] = False
-LINEAR = nn.functional.linear
-
-
-def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return LINEAR(rows, weight, bias)
-
-
-# ZeRO-3 puts this function in the place of torch's linear, for the rest of the process. Its own forward adds the bias
-# in place, to a product that selective recomputation has kept: recomputed, the bias would count twice.
-LinearFunctionForZeroStage3.forward = staticmethod(_linear)
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 Engine = deepspeed.DeepSpeedEngine
-aten = torch.ops.aten
-PRODUCTS = [  # what selective recomputation keeps
-    aten.mm.default,
-    aten.addmm.default,
-    aten.bmm.default,
-    *kept_results(),
-]
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names for its two
 
 
@@ -74,15 +56,15 @@ def join_ranks() -> None:
 def lighten(language_model: nn.Module, recompute: Recompute, compiled: bool) -> None:
     """Have the layers of the language model, never of the tower, recompute what they can, and compile them.
 
-    full keeps what goes into a layer; selective keeps the results of matrix products and attention as well and
-    recomputes what lies between them, which is little work and much memory.
+    full keeps what goes into a layer and computes the layer again; selective keeps the results of matrix products and
+    attention and computes norms and gates again (vlm/model/recomputed.py), which is little work and much memory; a
+    compiled layer chooses for itself what it keeps.
     """
+    if recompute is Recompute.selective and not compiled:
+        keep_inputs_alone(language_model)
     for layer in language_model.layers:
         forward = torch.compile(layer.forward) if compiled else layer.forward
-        if recompute is not Recompute.none:
-            context = _keep_products if recompute is Recompute.selective else noop_context_fn
-            forward = partial(checkpoint, forward, use_reentrant=False, context_fn=context)
-        layer.forward = forward
+        layer.forward = partial(checkpoint, forward, use_reentrant=False) if recompute is Recompute.full else forward
 
 
 def start_engine(
@@ -231,10 +213,6 @@ def dissolve(engine: Engine) -> None:
     engine.destroy()
     for name, full in found.items():
         weights[name].data = full
-
-
-def _keep_products() -> tuple:
-    return create_selective_checkpoint_contexts(PRODUCTS)
 
 
 def _keep_whole(engine: Engine, modules: list[nn.Module]) -> None:
