@@ -5,8 +5,6 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from peft import LoraConfig as PeftLora
-from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 from transformers.utils import logging
@@ -29,6 +27,8 @@ def restore(saved: Saved, dtype: torch.dtype) -> LlavaForConditionalGeneration:
     if saved.checkpoint:
         model = _with_checkpoint(model, saved.checkpoint)
     if saved.adapter:
+        from peft import PeftModel  # takes seconds to import, and only adapters need it
+
         try:
             model = PeftModel.from_pretrained(model, saved.adapter).merge_and_unload()
         except (ValueError, RuntimeError, KeyError, TypeError) as problem:
@@ -41,7 +41,11 @@ def _with_checkpoint(model: LlavaForConditionalGeneration, checkpoint: Path) -> 
     """Put a training's weights into the model it began with; adapters among them are merged."""
     weights = load_file(checkpoint / CHECKPOINT)
     adapted = sorted({name.split(".lora_")[0] for name in weights if ".lora_" in name})
-    holder: Any = get_peft_model(model, _settings(checkpoint, adapted, weights)) if adapted else model
+    holder: Any = model
+    if adapted:
+        from peft import LoraConfig, get_peft_model
+
+        holder = get_peft_model(model, LoraConfig(**_settings(checkpoint, adapted, weights)))
     parameters = dict(holder.named_parameters())
     unknown = [name for name in weights if name not in parameters or parameters[name].shape != weights[name].shape]
     if unknown:
@@ -54,18 +58,18 @@ def _with_checkpoint(model: LlavaForConditionalGeneration, checkpoint: Path) -> 
     return holder.merge_and_unload() if adapted else model
 
 
-def _settings(checkpoint: Path, adapted: list[str], weights: dict[str, torch.Tensor]) -> PeftLora:
-    """Return the adapters' settings, from the config.yaml of the artifact that the checkpoint lies in."""
+def _settings(checkpoint: Path, adapted: list[str], weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the adapters' settings for PEFT, from the config.yaml of the artifact that the checkpoint lies in."""
     file = next((folder / "config.yaml" for folder in checkpoint.resolve().parents if folder.name in TRAININGS), None)
     if file is None or not file.is_file():
         raise Unusable(f"{checkpoint} holds adapters, but no config.yaml above it says their scale")
     stage = file.parent.name.removesuffix(".partial")
     lora = OmegaConf.load(file)[stage.partition("_")[2]].lora
-    return PeftLora(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=[name.removeprefix("base_model.model.") for name in adapted],
-        use_dora=lora.dora,
-        use_rslora=lora.rslora,
-        modules_to_save=["multi_modal_projector"] if any(".modules_to_save." in name for name in weights) else None,
-    )
+    return {
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "target_modules": [name.removeprefix("base_model.model.") for name in adapted],
+        "use_dora": lora.dora,
+        "use_rslora": lora.rslora,
+        "modules_to_save": ["multi_modal_projector"] if any(".modules_to_save." in name for name in weights) else None,
+    }

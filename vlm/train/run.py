@@ -22,7 +22,6 @@ from vlm.model.forward import PackedLoss
 from vlm.model.quantise import bitsandbytes, quantise
 from vlm.model.verify import PROBE, write_probe
 from vlm.train import strategy
-from vlm.train.adapters import merged, save_adapter
 from vlm.train.checkpoint import Checkpoints, base_hash
 from vlm.train.engine import Engine, dissolve, join_ranks, lighten, start_engine
 from vlm.train.evaluate import Ask, Evaluation, HeldOut
@@ -182,6 +181,8 @@ def _export(model: torch.nn.Module, cfg: TrainConfig, base: Path, out: Path) -> 
     """Write model/ (and adapter/): what did not change is linked to the base's files."""
     dtype = stored_dtype(base)
     if cfg.strategy in ADAPTED:
+        from vlm.train.adapters import merged, save_adapter  # peft takes seconds to import
+
         save_adapter(model, out / "adapter")
         model = merged(base, out / "adapter", dtype)
     link_folder(base, out / "model")
