@@ -30,6 +30,7 @@ from vlm.data.shards import build
 from vlm.model.assemble import assemble
 from vlm.model.tokenizer import patch
 
+from .forked import Forked
 from .scripted import Scripted
 from .shared_out import (  # noqa: F401  what pytest looks for here
     pytest_collection_modifyitems,
@@ -162,6 +163,14 @@ def tiny_shards(tiny_corpus: Path, tiny_chat: Chat, tmp_path_factory: pytest.Tem
     )
     build(data, tiny_chat, 0, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Forked]:
+    """Starts scripts that need not import torch and all the rest anew."""
+    forked = Forked()
+    yield forked
+    forked.close()
 
 
 @pytest.fixture

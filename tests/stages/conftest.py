@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ..forked import Forked, Process
+
 ROOT = Path(__file__).parents[2]
 VARIES = ("config.yaml", "report.html", "events.out", "preflight.json")  # hold the name of the run, or times
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("0[0-5]_*.py"))
@@ -20,8 +22,9 @@ ALONE = {name: value for name, value in os.environ.items() if name not in {"RANK
 class Pipeline:
     """Runs stages in a folder of runs, with the same overrides."""
 
-    def __init__(self, runs: Path, overrides: list[str]) -> None:
+    def __init__(self, runs: Path, overrides: list[str], forked: Forked) -> None:
         self.runs = runs
+        self.forked = forked
         self.overrides = overrides
 
     def command(self, stage: str, *more: str, run: str = "r", ranks: int = 1) -> list[str]:
@@ -38,6 +41,10 @@ class Pipeline:
             text=True,
             env=ALONE | {"OMP_NUM_THREADS": "1"},
         )
+
+    def fork(self, stage: str, *more: str, run: str) -> Process:
+        """Start a stage that has everything imported."""
+        return self.forked.start(self.command(stage, *more, run=run)[1:])
 
     def run(self, stage: str, *more: str, run: str = "r", ranks: int = 1) -> tuple[int, str]:
         process = self.start(stage, *more, run=run, ranks=ranks)
@@ -57,8 +64,8 @@ def contents(artifact: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def pipeline(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    return Pipeline(tmp_path_factory.mktemp("runs"), tiny_settings)
+def pipeline(tiny_settings: list[str], forked: Forked, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return Pipeline(tmp_path_factory.mktemp("runs"), tiny_settings, forked)
 
 
 @pytest.fixture(scope="session")

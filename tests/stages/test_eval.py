@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ..forked import Forked, Process
 from .conftest import Pipeline
 
 TASK = ("eval.tasks.questions.max_new_tokens=24", "eval.tasks.questions.blind=[shuffled]", "eval.runtime.batch_size=4")
@@ -22,11 +23,11 @@ ALL = 80  # answers, with and without the right pictures
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny_model: Path, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+def pipeline(tiny_model: Path, tiny_corpus: Path, forked: Forked, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """Stage 05 alone, which asks a model folder the questions of a file."""
     source = f"{{path: {tiny_corpus}/held_out.json, images: {tiny_corpus}/images}}"
     overrides = [f"eval.model={tiny_model}", f"eval.tasks.questions.sources=[{source}]", *TASK]
-    return Pipeline(tmp_path_factory.mktemp("runs"), overrides)
+    return Pipeline(tmp_path_factory.mktemp("runs"), overrides, forked)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +53,9 @@ def answered(pipeline: Pipeline, run: str, pattern: str = "*") -> list[str]:
     return [f"{condition} {json.loads(line)['question_id']}" for condition, line in lines]
 
 
-def wait_for(pipeline: Pipeline, process: subprocess.Popen, run: str, lines: int, pattern: str = "*") -> None:
+def wait_for(pipeline: Pipeline, process: subprocess.Popen | Process, run: str, lines: int, pattern: str = "*") -> None:
     while len(answered(pipeline, run, pattern)) < lines:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None
         time.sleep(0.002)
 
 
@@ -75,7 +76,7 @@ def test_a_rank_is_killed_while_it_answers_and_another_goes_on(pipeline, alone):
     process.communicate(timeout=120)
     assert process.returncode != 0
     assert 4 <= len(set(answered(pipeline, "killed_rank"))) < ALL
-    code, said = pipeline.run("05_eval", run="killed_rank")
+    code, said = pipeline.fork("05_eval", run="killed_rank").wait()
     assert code == 0, said
     assert files(pipeline, "killed_rank") == alone
 
@@ -83,13 +84,13 @@ def test_a_rank_is_killed_while_it_answers_and_another_goes_on(pipeline, alone):
 @pytest.mark.slow
 def test_killed_while_it_answers_it_goes_on_and_answers_nothing_twice(pipeline, alone):
     for lines in (9, 55):
-        process = pipeline.start("05_eval", run="killed")
+        process = pipeline.fork("05_eval", run="killed")
         wait_for(pipeline, process, "killed", lines)
         process.kill()
-        process.communicate()
+        process.wait()
         before = answered(pipeline, "killed")
         assert lines <= len(set(before)) == len(before) < ALL
-    code, said = pipeline.run("05_eval", run="killed")
+    code, said = pipeline.fork("05_eval", run="killed").wait()
     assert code == 0, said
     assert files(pipeline, "killed") == alone
 

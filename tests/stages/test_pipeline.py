@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-import signal
 import time
 
 import pytest
@@ -111,14 +110,14 @@ def test_killed_in_the_middle_and_run_again_a_stage_ends_with_the_same_bytes(pip
         for earlier in STAGES[: STAGES.index(stage)]:
             shutil.copytree(whole_run / earlier, pipeline.runs / name / earlier)
     began = time.monotonic()
-    assert pipeline.run(stage, run=f"{run}_timed")[0] == 0
+    assert pipeline.fork(stage, run=f"{run}_timed").wait()[0] == 0
     whole = time.monotonic() - began
     moments = random.Random(stage)
     for _ in range(4):
-        process = pipeline.start(stage, run=run)
-        time.sleep(moments.uniform(0.3, 0.98) * whole)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    code, said = pipeline.run(stage, run=run)
+        process = pipeline.fork(stage, run=run)
+        time.sleep(moments.uniform(0.1, 0.98) * whole)
+        process.kill()
+        process.wait()
+    code, said = pipeline.fork(stage, run=run).wait()
     assert code == 0, said
     assert contents(pipeline.runs / run / stage) == contents(whole_run / stage)

@@ -1,8 +1,6 @@
 """Each recipe of conf/experiment/ from its corpora's own layout to its report, on tiny parts."""
 
 import json
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,8 @@ from vlm.data.index import Split
 from vlm.data.samples import Sample
 from vlm.pipeline.predictions import comparison
 
-from .conftest import ALONE, ROOT, STAGES
+from ..forked import Forked
+from .conftest import ROOT, STAGES
 
 ROWS = 12
 RECIPES = ("train_llava", "okvqa", "basic_vlm", "llava15_7b")
@@ -98,17 +97,14 @@ def samples_of(folder: Path) -> list[Sample]:
     return [split.read(number).sample for number in range(len(split))]
 
 
-def run(stage: str, place: Path, overrides: list[str]) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / f"stages/{stage}.py"), *overrides],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        env=ALONE | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def run(workplace: Path, forked: Forked):
+    def run_stage(stage: str, overrides: list[str]) -> str:
+        status, said = forked.start([str(ROOT / f"stages/{stage}.py"), *overrides], cwd=workplace).wait()
+        assert status == 0, said
+        return said
+
+    return run_stage
 
 
 def test_every_recipe_is_tried_here():
@@ -119,16 +115,16 @@ def test_every_recipe_is_tried_here():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_runs_from_its_corpora_to_its_report(workplace, tiny_language_model, tiny_tower, recipe):
+def test_a_recipe_runs_from_its_corpora_to_its_report(run, workplace, tiny_language_model, tiny_tower, recipe):
     small = [
         *("model=demo", f"model.language_model={tiny_language_model}", f"model.vision_tower={tiny_tower}"),
         *("data.limit=10", "data.finetune.held_out_fraction=0.5", "eval.tasks.questions.max_new_tokens=2"),
         *(f"{stage}.{setting}=2" for stage in ("pretrain", "finetune") for setting in ("steps", "samples_per_step")),
     ]
     overrides = [f"run={recipe}", f"experiment={recipe}", *small]
-    said = {stage: run(stage, workplace, overrides) for stage in STAGES[:4]}
-    assert "2 steps" in run("04_finetune", workplace, [*overrides, "preflight=true", "hardware=a100_80"])
-    said |= {stage: run(stage, workplace, overrides) for stage in STAGES[4:]}
+    said = {stage: run(stage, overrides) for stage in STAGES[:4]}
+    assert "2 steps" in run("04_finetune", [*overrides, "preflight=true", "hardware=a100_80"])
+    said |= {stage: run(stage, overrides) for stage in STAGES[4:]}
     made = workplace / "runs" / recipe
     for row in (one for stage in STAGES[3:5] for one in comparison(made / stage)[:5]):  # what is counted, not measured
         assert row["predicted"] == row["measured"], row
@@ -148,7 +144,7 @@ def test_a_recipe_runs_from_its_corpora_to_its_report(workplace, tiny_language_m
     for number, variant in enumerate(VARIANTS.get(recipe, [])):
         (made / "04_finetune").rename(made / f"04_before_{number}")
         others = [one for one in overrides if one.split("=")[0] != variant.split("=")[0]]
-        run("04_finetune", workplace, [*others, variant])
+        run("04_finetune", [*others, variant])
         assert (made / "04_finetune/adapter").is_dir() is ("lora" in variant)
 
     if recipe == "basic_vlm":  # both languages, each with its own prompts

@@ -1,10 +1,14 @@
 """A small training setting that every test of this folder shares."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from vlm.config import LearningRates, LoraConfig, Strategy, TrainConfig, TrainRuntime
+
+from ..forked import Forked
 
 
 @pytest.fixture
@@ -32,6 +36,22 @@ def settings():
         )
 
     return make
+
+
+@pytest.fixture
+def on_ranks(forked: Forked, tiny_model: Path, tiny_shards: Path) -> Callable[..., Path]:
+    """Return a function that trains on several ranks in a folder, which it returns."""
+
+    def run(ranks: int, cfg: TrainConfig, out: Path) -> Path:
+        out.mkdir(exist_ok=True)
+        settings = out.with_suffix(".yaml")
+        settings.write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
+        script = Path(__file__).with_name("two_ranks.py")
+        status, said = forked.run_ranks(ranks, [script, settings, tiny_model, tiny_shards / "finetune", out])
+        assert status == 0, said[-3000:]
+        return out
+
+    return run
 
 
 def weights_of(folder: Path) -> dict[str, bytes]:

@@ -1,9 +1,6 @@
 import json
-import os
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from itertools import product
 from pathlib import Path
@@ -18,8 +15,6 @@ from vlm.train import checkpoint, loop
 from vlm.train.run import train
 
 from .conftest import weights_of
-
-ALONE = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE", "LOCAL_RANK"}}
 
 
 class Killed(BaseException):
@@ -270,17 +265,16 @@ EVERYWHERE += [[4, None], [4, "progress.json"], [5, None], [5, "COMPLETE"], [6, 
     ids=["one rank, 0", "one rank, 1", "two ranks, 2", "two ranks, 0", "two ranks, 1"],
 )
 def test_a_run_killed_at_every_step_and_in_every_file_ends_like_an_unbroken_one(
-    settings, tiny_model, tiny_shards, tmp_path, ranks, zero, strategy, changes, runtime
+    forked, settings, tiny_model, tiny_shards, tmp_path, ranks, zero, strategy, changes, runtime
 ):
     """With 8 samples a step of 24 the run has two epochs; with one row at once it accumulates."""
     cfg = settings(strategy, zero, **changes, runtime={"save_every": 1} | runtime)
     (tmp_path / "settings.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
-    given = [str(tmp_path / "settings.yaml"), str(tiny_model), str(tiny_shards / "finetune")]
-    script = str(Path(__file__).with_name("lives.py"))
+    given = [tmp_path / "settings.yaml", tiny_model, tiny_shards / "finetune"]
+    script = Path(__file__).with_name("lives.py")
     for out, kills in (("unbroken", []), ("killed", EVERYWHERE)):
-        command = [sys.executable, script, *given, str(tmp_path / out), str(ranks), json.dumps(kills)]
-        done = subprocess.run(command, capture_output=True, text=True, env=ALONE)
-        assert done.returncode == 0, done.stderr[-3000:]
+        status, said = forked.start([script, *given, tmp_path / out, ranks, json.dumps(kills)]).wait()
+        assert status == 0, said[-3000:]
     killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
     assert metrics(killed) == metrics(unbroken)
     assert weights_of(killed / "model") == weights_of(unbroken / "model")

@@ -1,12 +1,9 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
@@ -23,7 +20,6 @@ from vlm.train.run import train
 
 from .conftest import weights_of
 
-HERE = Path(__file__).parent
 QUESTIONS = {"answers": 5, "tasks": {"questions": TaskConfig(max_new_tokens=3, blind=[])}}
 
 
@@ -193,15 +189,10 @@ def test_looks_come_every_so_often_at_each_epoch_and_at_the_end(run, settings, t
 
 
 @pytest.mark.slow
-def test_two_ranks_under_zero_2_see_the_losses_and_answers_of_one(run, settings, tiny_model, tiny_shards, tmp_path):
+def test_two_ranks_under_zero_2_see_the_losses_and_answers_of_one(run, on_ranks, settings, tmp_path):
     cfg = settings(zero=2, evaluation=looks(every=2, samples=11, **QUESTIONS, patience=3))
     one = run(cfg, tmp_path / "one")
-    two = tmp_path / "two"
-    two.mkdir()
-    (tmp_path / "settings.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
-    arguments = [str(tmp_path / "settings.yaml"), str(tiny_model), str(tiny_shards / "finetune"), str(two)]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*launcher, str(HERE / "two_ranks.py"), *arguments], check=True, capture_output=True)
+    two = on_ranks(2, cfg, tmp_path / "two")
     for seen, expected in zip(rows(two, "evaluation"), rows(one, "evaluation"), strict=True):
         assert seen.pop("kind") == expected.pop("kind")
         assert seen == pytest.approx(expected, rel=1e-5)

@@ -1,14 +1,11 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from vlm.config import LoraConfig, Recompute, Schedule, Strategy
@@ -61,66 +58,51 @@ def test_zero_stages_do_not_change_the_losses(run_here, settings, tmp_path, zero
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [Strategy.lora, Strategy.qlora, Strategy.full], ids=lambda one: one.value)
 def test_a_strategy_on_two_ranks_with_zero_2_resumes_bit_for_bit_and_exports_what_it_trained(
-    settings, tiny_model, tiny_shards, tmp_path, strategy
+    on_ranks, settings, tiny_model, tmp_path, strategy
 ):
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     cfg = settings(strategy, zero=2, lora=LoraConfig(rank=128, alpha=256.0, dropout=0.05, targets=targets))
-    split = tiny_shards / "finetune"
-    unbroken = on_ranks(2, cfg, tiny_model, split, tmp_path / "unbroken")
+    unbroken = on_ranks(2, cfg, tmp_path / "unbroken")
     begun = tmp_path / "begun"
     shutil.copytree(unbroken / "checkpoints", begun / "checkpoints")
     shutil.rmtree(begun / "checkpoints/step_000006")  # stopped after step 4
     shutil.copy(unbroken / "metrics.jsonl", begun)
-    on_ranks(2, cfg, tiny_model, split, begun)
+    on_ranks(2, cfg, begun)
     assert losses(begun) == losses(unbroken)
     assert weights_of(begun / "model") == weights_of(unbroken / "model")
     figures = check(begun, tiny_model, quantised=strategy is Strategy.qlora)["export_gate"]
     assert len(figures) == {Strategy.lora: 2, Strategy.qlora: 3, Strategy.full: 1}[strategy]
 
 
-def on_ranks(ranks: int, cfg, model: Path, split: Path, out: Path) -> Path:
-    out.mkdir(exist_ok=True)
-    settings = out.with_suffix(".yaml")
-    settings.write_text(OmegaConf.to_yaml(OmegaConf.structured(cfg)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    arguments = [str(path) for path in (settings, model, split, out)]
-    done = subprocess.run([*launcher, str(HERE / "two_ranks.py"), *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 2])
-def test_two_ranks_give_the_losses_of_one_and_go_on_from_its_checkpoint(
-    run_here, settings, tiny_model, tiny_shards, tmp_path, zero
-):
-    split = tiny_shards / "finetune"
+def test_two_ranks_give_the_losses_of_one_and_go_on_from_its_checkpoint(run_here, on_ranks, settings, tmp_path, zero):
     one = run_here(settings(zero=zero), tmp_path / "one")
-    two = on_ranks(2, settings(zero=zero), tiny_model, split, tmp_path / "two")
+    two = on_ranks(2, settings(zero=zero), tmp_path / "two")
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert losses(two, "grad_norm") == pytest.approx(losses(one, "grad_norm"), rel=1e-4)
 
     begun = tmp_path / "begun"
     shutil.copytree(one, begun)
     shutil.rmtree(begun / "checkpoints/step_000006")  # one rank got to step 4
-    on_ranks(2, settings(zero=zero), tiny_model, split, begun)
+    on_ranks(2, settings(zero=zero), begun)
     assert losses(begun) == pytest.approx(losses(one), rel=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_four_micro_batches_of_one_rank_two_of_two_and_one_of_four_are_the_same_steps(
-    run_here, settings, tiny_model, tiny_shards, tmp_path, zero
+    run_here, on_ranks, settings, tmp_path, zero
 ):
     """And a run that two ranks began goes on on one and on four."""
-    cfg, split = settings(Strategy.full, zero, packing=False), tiny_shards / "finetune"
-    two = on_ranks(2, cfg, tiny_model, split, tmp_path / "two")
+    cfg = settings(Strategy.full, zero, packing=False)
+    two = on_ranks(2, cfg, tmp_path / "two")
     for ranks in (1, 4):
         unbroken, begun = tmp_path / f"unbroken_{ranks}", tmp_path / f"begun_{ranks}"
         shutil.copytree(two, begun)
         shutil.rmtree(begun / "checkpoints/step_000006")  # two ranks got to step 4
         for out in (unbroken, begun):
-            run_here(cfg, out) if ranks == 1 else on_ranks(ranks, cfg, tiny_model, split, out)
+            run_here(cfg, out) if ranks == 1 else on_ranks(ranks, cfg, out)
             assert np.array_equal(np.load(out / "plan.npy"), np.load(two / "plan.npy"))
             assert losses(out, "samples") == losses(two, "samples")
             assert losses(out) == pytest.approx(losses(two), rel=1e-5)
@@ -128,13 +110,11 @@ def test_four_micro_batches_of_one_rank_two_of_two_and_one_of_four_are_the_same_
 
 
 @pytest.mark.slow
-def test_zero_3_on_two_ranks_gives_the_losses_of_one_rank_and_goes_on_there(
-    run_here, settings, tiny_model, tiny_shards, tmp_path
-):
+def test_zero_3_on_two_ranks_gives_the_losses_of_one_rank_and_goes_on_there(run_here, on_ranks, settings, tmp_path):
     """Steps of two samples: at times a rank has no picture, or nothing at all."""
     small = {"strategy": Strategy.full, "samples_per_step": 2, "steps": 12}
     one = run_here(settings(zero=2, **small), tmp_path / "one")
-    two = on_ranks(2, settings(zero=3, **small), tiny_model, tiny_shards / "finetune", tmp_path / "two")
+    two = on_ranks(2, settings(zero=3, **small), tmp_path / "two")
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert losses(two, "grad_norm") == pytest.approx(losses(one, "grad_norm"), rel=1e-4)
     for name, tensor in weights_in(one).items():
@@ -148,14 +128,14 @@ def test_zero_3_on_two_ranks_gives_the_losses_of_one_rank_and_goes_on_there(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 2, 3])
-def test_two_ranks_of_which_one_may_have_no_picture_run_fifty_steps(settings, tiny_model, tiny_shards, tmp_path, zero):
+def test_two_ranks_of_which_one_may_have_no_picture_run_fifty_steps(on_ranks, settings, tiny_shards, tmp_path, zero):
     split = tiny_shards / "finetune"
     cfg = settings(Strategy.full, zero=zero, samples_per_step=2, steps=50, runtime={"save_every": 1000, "keep": 1})
     plan = plan_of(cfg, 0, Split(split))
     shown = [[sum(plan.images[i] for i in pack) for pack in plan.packs(step, 2)] for step in range(50)]
     pictures = {tuple(images > 0 for images in step) for step in map(sorted, shown)}
     assert pictures >= {(False, True), (True, True)}
-    out = on_ranks(2, cfg, tiny_model, split, tmp_path / "out")
+    out = on_ranks(2, cfg, tmp_path / "out")
     assert len(losses(out)) == 50
 
 

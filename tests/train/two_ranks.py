@@ -1,4 +1,4 @@
-"""Run a training on several gloo ranks: python -m torch.distributed.run … two_ranks.py settings.yaml base split out."""
+"""Run a training on one of several gloo ranks: two_ranks.py settings.yaml base split out, in a launcher's environment."""
 
 import sys
 from pathlib import Path
