@@ -38,13 +38,13 @@ def scratch(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from Linux's /proc")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_the_peak_is_within_the_bound_for_a_billion_parameters(scratch, tiny_language_model, tiny_tower, dtype):
+def test_the_peak_is_within_the_bound_for_half_a_billion_parameters(scratch, tiny_language_model, tiny_tower, dtype):
     language = scratch / "language_model"
     config = Qwen2Config(
-        vocab_size=100_000,
+        vocab_size=50_000,
         hidden_size=2048,
         intermediate_size=5504,
-        num_hidden_layers=16,
+        num_hidden_layers=8,
         num_attention_heads=16,
         num_key_value_heads=4,
         tie_word_embeddings=False,
@@ -70,5 +70,5 @@ def test_the_peak_is_within_the_bound_for_a_billion_parameters(scratch, tiny_lan
     print(
         f"{parameters / 1e9:.2f} B parameters from {dtype}: peak {figures['peak'] / 2**30:.2f} GiB, {ratio:.3f} of bf16"
     )
-    assert parameters >= 1e9
+    assert parameters >= 5e8
     assert ratio <= BOUND
