@@ -119,6 +119,12 @@ def test_no_modules_import_each_other_in_a_circle():
         pytest.fail(" → ".join(problem.args[1]))
 
 
+def test_peft_is_imported_where_adapters_are_meant_and_not_before():
+    """It takes more than a second; seen to fail with vlm.train.adapters imported at the head of vlm/train/run.py."""
+    names = {"peft", "peft.PeftModel", "vlm.train.adapters"}
+    assert {place_of(path) for path in MODULES if imported_at_load(path, names)} == {"train/adapters.py"}
+
+
 UNTESTED_BY_NAME = {place_of(path) for path in MODULES if path.parent.name == "config"}  # tests/conf composes them
 
 
