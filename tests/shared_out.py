@@ -31,7 +31,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SharedOut
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return how many processes `-n auto` means: one more than there are cores, since many tests wait for others.
 
-    None for what is chosen by its place or name: a few tests are over before several processes have started.
+    What is chosen by its place or name stays in this process: a few tests are over before others have started.
     """
     chosen = config.args_source is not pytest.Config.ArgsSource.TESTPATHS or config.option.keyword
     return 0 if chosen else len(os.sched_getaffinity(0)) + 1

@@ -55,7 +55,7 @@ def answered(pipeline: Pipeline, run: str, pattern: str = "*") -> list[str]:
 
 def wait_for(pipeline: Pipeline, process: subprocess.Popen | Process, run: str, lines: int, pattern: str = "*") -> None:
     while len(answered(pipeline, run, pattern)) < lines:
-        assert process.poll() is None
+        assert process.poll() is None, process.said() if isinstance(process, Process) else process.communicate()[0]
         time.sleep(0.002)
 
 
