@@ -22,7 +22,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.environments import Missing, python_of
 from benchmarks.table import OURS, Row, show, summary
 from benchmarks.timing import load
 
@@ -69,28 +68,26 @@ def pixels(size: Size) -> list[Row]:
 
 
 def sharding(size: Size) -> list[Row]:
-    """Stage 02 beside webdataset's writer and img2dataset."""
-    rows = {name: Row(f"sharding, {name}", "pictures/s") for name in ("checked in full", "nothing checked")}
-    given = ["--rounds", size.rounds, "--coco", size.pictures // 4, "--cc3m", size.pictures]
-    try:
-        given += ["--img2dataset", python_of("img2dataset")]
-    except Missing as reason:
-        for row in rows.values():
-            row.missing["img2dataset, 2 processes"] = str(reason)
-    found = last_line("benchmarks.shard", *given)["CC3M-like"]["pictures_per_second"]
+    """Stage 02 beside webdataset's writer, mosaicml-streaming's and img2dataset."""
+    told = last_line(
+        "benchmarks.shard", "--rounds", size.rounds, "--coco", size.pictures // 4, "--cc3m", size.pictures, "--peers"
+    )
+    found, rows = told["CC3M-like"]["pictures_per_second"], []
     both = {"checked in full": "stage 02, 2 processes", "nothing checked": "stage 02 without checks, 1 process"}
-    for name, row in rows.items():
-        row.figures = {OURS: found[both[name]]}
-        row.figures |= {peer: found[peer] for peer in found if peer.startswith(("webdataset", "img2dataset"))}
-    return list(rows.values())
+    for name, ours in both.items():
+        peers = {peer: rates for peer, rates in found.items() if not peer.startswith(("stage 02", "decode"))}
+        rows.append(Row(f"sharding, {name}", "pictures/s", figures={OURS: found[ours]} | peers))
+        rows[-1].missing |= told["missing"]
+    return rows
 
 
 def checkpoint(size: Size) -> list[Row]:
-    """Bytes of a checkpoint of stage 03 beside Trainer's with DeepSpeed."""
-    found = last_line("benchmarks.train_step", "checkpoint")["checkpoint"]
-    row = Row("checkpoint of step 03", "bytes", less_is_better=True)
-    row.figures = {OURS: [found["ours"]], "Trainer with DeepSpeed": [found["trainer"]]}
-    return [row]
+    """A checkpoint of stage 03 beside Trainer's with DeepSpeed."""
+    found = last_line("benchmarks.checkpoint")
+    rows = [Row(f"checkpoint of step 03, {unit}", unit, less_is_better=True) for unit in ("bytes", "seconds")]
+    for row in rows:
+        row.figures = {OURS: [found["ours"][row.unit]], "Trainer with DeepSpeed": [found["trainer"][row.unit]]}
+    return rows
 
 
 def evaluation(size: Size) -> list[Row]:

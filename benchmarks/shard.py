@@ -1,7 +1,7 @@
 """How fast stage 02 checks and writes, beside decoding alone, webdataset's own writer and img2dataset.
 
 python -m benchmarks.shard                                      seconds of each, a table of ratios
-python -m benchmarks.shard --img2dataset venv/bin/python        with img2dataset, from an environment of its own
+python -m benchmarks.shard --peers                              with img2dataset and MDSWriter, from environments of their own
 """
 
 import argparse
@@ -24,6 +24,7 @@ import webdataset
 from PIL import Image
 
 from benchmarks.corpus import CC3M, COCO, Kind, make_corpus, small_chat
+from benchmarks.environments import Missing, python_of
 from benchmarks.timing import in_turns, load, spread
 from vlm.config import DataConfig, Form, ShardRuntime, SourceConfig, SplitConfig
 from vlm.data.chat import Chat
@@ -36,7 +37,7 @@ from vlm.data.sources import read
 SHARDS = 8  # of each corpus, so that two processes end together
 DECODE_2, CHECKED_2, CHECKED_1 = "decode, 2 processes", "stage 02, 2 processes", "stage 02, 1 process"
 DECODE_1, PLAIN_1, WRITER = "decode, 1 process", "stage 02 without checks, 1 process", "webdataset.ShardWriter"
-PEER = "img2dataset, 2 processes"
+PEER, MDS = "img2dataset, 2 processes", "MDSWriter, 1 process"
 Figures = dict[str, list[float]]  # of each contender, by round
 
 
@@ -64,13 +65,17 @@ class Corpus:
     def pictures(self) -> list[Path]:
         return sorted((self.listed.parent / "images").iterdir())
 
-    def time(self, work: Callable[[Path], object]) -> tuple[float, float]:
-        """Return pictures a second of `work`, which is given an empty folder, and its CPU microseconds a picture."""
+    def time(self, work: Callable[[Path], tuple[float, float] | None]) -> tuple[float, float]:
+        """Return pictures a second of `work`, which is given an empty folder, and its CPU microseconds a picture.
+
+        Work that counts by itself, without its start, returns its seconds and CPU seconds.
+        """
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir()
         start, used = time.perf_counter(), sum(os.times()[:4])
-        work(self.out)
-        return self.count / (time.perf_counter() - start), 1e6 * (sum(os.times()[:4]) - used) / self.count
+        told = work(self.out)
+        seconds, cpu = told or (time.perf_counter() - start, sum(os.times()[:4]) - used)
+        return self.count / seconds, 1e6 * cpu / self.count
 
 
 def decode_all(paths: list[Path]) -> None:
@@ -131,10 +136,20 @@ def run_img2dataset(corpus: Corpus, out: Path, python: str) -> None:
         raise SystemExit(f"img2dataset wrote {written} of {corpus.count} pictures")
 
 
-def measure(corpus: Corpus, rounds: int, img2dataset: str | None) -> tuple[Figures, Figures]:
-    """Return pictures a second, and CPU microseconds a picture, of every contender by round."""
+def run_mds(corpus: Corpus, out: Path, python: str) -> tuple[float, float]:
+    """Have mosaicml-streaming write the same samples in its own format; return its seconds and CPU seconds."""
+    (out / "loose").symlink_to(corpus.listed.parent / "images")
+    (out / "chat.json").symlink_to(corpus.listed)
+    asked = json.dumps({"do": "convert", "folder": str(out)})
+    command = [python, Path(__file__).parent / "peers/loaders.py", "mosaicml-streaming", asked]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return told["seconds"], told["cpu_seconds"]
+
+
+def measure(corpus: Corpus, rounds: int, peers: dict[str, str]) -> tuple[Figures, Figures]:
+    """Return pictures a second, and CPU microseconds a picture, of every contender by round; peers by interpreter."""
     chat = small_chat()
-    contenders: dict[str, Callable[[Path], object]] = {
+    contenders: dict[str, Callable[[Path], tuple[float, float] | None]] = {
         DECODE_1: lambda _: decode(corpus, 1),
         DECODE_2: lambda _: decode(corpus, 2),
         CHECKED_1: lambda out: shard(corpus, out / "split", chat, Checks, 1),
@@ -142,8 +157,11 @@ def measure(corpus: Corpus, rounds: int, img2dataset: str | None) -> tuple[Figur
         PLAIN_1: lambda out: shard(corpus, out / "split", chat, Unchecked, 1),
         WRITER: lambda out: write_plainly(corpus, out),
     }
-    if img2dataset:
-        contenders[PEER] = lambda out: run_img2dataset(corpus, out, img2dataset)
+    for name, run_peer in ((PEER, run_img2dataset), (MDS, run_mds)):
+        if name in peers:
+            contenders[name] = functools.partial(
+                lambda how, python, out: how(corpus, out, python), run_peer, peers[name]
+            )
     cpu: Figures = {name: [] for name in contenders}
 
     def run(name: str) -> float:
@@ -170,6 +188,8 @@ def report(rates: Figures, cpu: Figures) -> dict[str, float]:
         "without checks, of ShardWriter": middle[PLAIN_1] / middle[WRITER],
         "without checks, of ShardWriter, by CPU time": used[WRITER] / used[PLAIN_1],
     }
+    if MDS in middle:
+        found["without checks, of MDSWriter"] = middle[PLAIN_1] / middle[MDS]
     if PEER in middle:
         found["checked, of img2dataset"] = middle[CHECKED_2] / middle[PEER]
         found["checked, of img2dataset, by CPU time"] = used[PEER] / used[CHECKED_2]
@@ -178,15 +198,28 @@ def report(rates: Figures, cpu: Figures) -> dict[str, float]:
     return {name: round(ratio, 3) for name, ratio in found.items()}
 
 
+def interpreters() -> tuple[dict[str, str], dict[str, str]]:
+    """Return the peers' interpreters by contender, and why one is missing."""
+    found, missing = {}, {}
+    for name, environment in ((PEER, "img2dataset"), (MDS, "streaming")):
+        try:
+            found[name] = python_of(environment)
+        except Missing as reason:
+            missing[name] = str(reason)
+            print(f"{name} takes no part: {reason}")
+    return found, missing
+
+
 def main() -> None:
     """Measure both kinds of corpora; print the tables and, last, everything as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--coco", type=int, default=1600, help="pictures of 640x480, about 150 KB")
     parser.add_argument("--cc3m", type=int, default=8000, help="pictures of 336x252, about 11 KB")
-    parser.add_argument("--img2dataset", metavar="PYTHON", help="an interpreter that has img2dataset")
+    parser.add_argument("--peers", action="store_true", help="img2dataset and MDSWriter too; makes their environments")
     chosen = parser.parse_args()
-    found = {"cpus": os.cpu_count(), "load_before": load()}
+    peers, missing = interpreters() if chosen.peers else ({}, {})
+    found = {"cpus": os.cpu_count(), "load_before": load(), "missing": missing}
     with tempfile.TemporaryDirectory() as folder:
         for kind, count in ((COCO, chosen.coco), (CC3M, chosen.cc3m)):
             listed = make_corpus(Path(folder) / kind.name, kind, count, seed=0)
@@ -194,7 +227,7 @@ def main() -> None:
             size = sum(path.stat().st_size for path in corpus.pictures) / count
             print(f"{kind.name}: {count} pictures of {kind.width}x{kind.height}, {size / 1000:.0f} KB")
             decode(corpus, 2)  # into the page cache
-            rates, cpu = measure(corpus, chosen.rounds, chosen.img2dataset)
+            rates, cpu = measure(corpus, chosen.rounds, peers)
             found[kind.name] = {"pictures_per_second": rates, "cpu_microseconds": cpu, "ratios": report(rates, cpu)}
     found["load_after"] = load()
     print(f"load average {found['load_before']} before, {found['load_after']} after, {found['cpus']} processors")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ RATES["lora"] = ("projector", "lora")
 def main() -> None:
     """Time every case; print the tables and, last, everything as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}, checkpoint; none: all")
+    parser.add_argument("cases", nargs="*", help=f"of {', '.join(CASES)}; none: all")
     parser.add_argument("--shape", default="scaled", help="of benchmarks/scaled.py")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="of a round; the first is not timed")
@@ -61,16 +61,16 @@ def main() -> None:
     parser.add_argument("--our-rows", type=int, default=1, help="packs that we compute at once")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if unknown := set(chosen.cases) - {*CASES, "checkpoint"}:
-        parser.error(f"there is no case {', '.join(sorted(unknown))}: choose of {', '.join(CASES)}, checkpoint")
+    if unknown := set(chosen.cases) - set(CASES):
+        parser.error(f"there is no case {', '.join(sorted(unknown))}: choose of {', '.join(CASES)}")
     if chosen.child:
         contestant, case, folder, out = chosen.child
         print(json.dumps(run_child(chosen, contestant, CASES[case], Path(folder), Path(out))))
         return
     found: dict[str, dict] = {"cpus": os.cpu_count(), "load_before": load(), "settings": vars(chosen)}
-    for name in chosen.cases or [*CASES, "checkpoint"]:
+    for name in chosen.cases or CASES:
         with tempfile.TemporaryDirectory() as folder:
-            found[name] = (checkpoint_bytes if name == "checkpoint" else compare)(chosen, name, Path(folder))
+            found[name] = compare(chosen, name, Path(folder))
     found["load_after"] = load()
     print(f"load average {found['load_before']} before, {found['load_after']} after, {found['cpus']} processors")
     print(json.dumps(found))
@@ -234,36 +234,6 @@ def useful_work(cfg: "TrainConfig", shell: object, base: Path, split: Path) -> d
         "flops_per_sample": cost.of_step(tokens, targets, images) / len(rows),
         "peak_flops": peak_flops(ranks.device(), None),
     }
-
-
-def checkpoint_bytes(chosen: argparse.Namespace, name: str, folder: Path) -> dict:
-    """Save one checkpoint of stage 03 as each contestant does, at a tenth of the true widths and all true layers."""
-    from benchmarks import scaled, trainer
-    from vlm.config import Form
-    from vlm.train.run import train
-
-    model = scaled.make_model(folder / "parts", scaled.DEEP)
-    (folder / "corpus").mkdir()
-    split = scaled.make_shards(folder / "corpus", model, scaled.captions(2, np.random.default_rng(0)), Form.plain)
-    chosen = argparse.Namespace(**(vars(chosen) | {"steps": 1, "samples": 2, "shape": "deep"}))
-    cfg = settings(chosen, CASES["captions"])
-    (folder / "ours").mkdir()
-    train(replace(cfg, runtime=replace(cfg.runtime, workers=0)), 0, base=model, split=split, out=folder / "ours")
-    zero_2 = {
-        "zero_optimization": {"stage": 2},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        **dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"), "auto"),
-    }
-    trainer.train(cfg, 0, base=model, split=split, out=folder / "peer", rows=2, deepspeed=zero_2)
-    ours, theirs = (
-        sum(path.stat().st_size for path in (folder / place).rglob("*") if path.is_file())
-        for place in ("ours/checkpoints", "peer/checkpoint-1")
-    )
-    print(
-        f"checkpoint of 03: ours {ours:,} bytes, Trainer with DeepSpeed {theirs:,}: 1/{theirs / ours:.0f}", flush=True
-    )
-    return {"ours": ours, "trainer": theirs, "ratio": theirs / ours}
 
 
 def memory(name: str) -> int:
