@@ -56,7 +56,7 @@ try:
             os.kill(os.getpid(), signal.SIGKILL)
         ranks.sum_over_ranks(torch.ones(1))
 except Hindered as problem:
-    print(problem)
+    print(problem, flush=True)
     os._exit(problem.status)
 """
 
