@@ -15,13 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-ZERO_2 = {
-    "zero_optimization": {"stage": 2},
-    "zero_allow_untested_optimizer": True,
-    "zero_force_ds_cpu_optimizer": False,
-    **dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"), "auto"),
-}
-
 
 def main() -> None:
     """Let both save once; print a line of what it took and, last, everything as one line of JSON."""
@@ -66,7 +59,7 @@ def save_both(folder: Path) -> dict[str, float]:
 
     Checkpoints.save, trainer.InOrder._save_checkpoint = timed, theirs_timed
     train(replace(cfg, runtime=replace(cfg.runtime, workers=0)), 0, base=model, split=split, out=folder / "ours")
-    trainer.train(cfg, 0, base=model, split=split, out=folder / "peer", rows=2, deepspeed=ZERO_2)
+    trainer.train(cfg, 0, base=model, split=split, out=folder / "peer", rows=2, deepspeed=trainer.ZERO_2)
     return seconds
 
 

@@ -54,13 +54,6 @@ LINES = {
     "04 full, recompute=selective": Line("ours", "mixed", 4, {"recompute": "selective"}),
     "04 LoRA, compiled": Line("ours", "lora", 4, {"recompute": "none", "compile": True}),
 }
-DEEPSPEED = {  # Trainer's, in the way of LLaVA's zero2.json
-    "zero_optimization": {"stage": 2},
-    "bf16": {"enabled": "auto"},
-    "zero_allow_untested_optimizer": True,
-    "zero_force_ds_cpu_optimizer": False,
-    **dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"), "auto"),
-}
 
 
 def main() -> None:
@@ -156,9 +149,10 @@ def work(chosen: argparse.Namespace, line: Line, folder: Path, out: Path) -> dic
     on_gpu = torch.cuda.is_available()
     join_ranks()
     if line.who == "trainer":
+        from benchmarks.trainer import ZERO_2
         from benchmarks.trainer import train as train_peer
 
-        clock = train_peer(cfg, 0, base=base, split=split, out=out, rows=line.rows, deepspeed=DEEPSPEED, saves=False)
+        clock = train_peer(cfg, 0, base=base, split=split, out=out, rows=line.rows, deepspeed=ZERO_2, saves=False)
         seconds, losses, foreseen = clock.seconds, clock.losses, None
     else:
         seconds, losses, costs = train_ours(cfg, base, split, out, line.profiled)
@@ -220,9 +214,8 @@ def largest(seen: "torch.profiler.profile", count: int = 5) -> list[str]:  # noq
     from torch.autograd import DeviceType
 
     events = seen.key_averages()
-    kernels = [
-        event for event in events if event.device_type == DeviceType.CUDA
-    ]  # an operator has its kernels' time too
+    # an operator has the time of its kernels too
+    kernels = [event for event in events if event.device_type == DeviceType.CUDA]
     events, name = (kernels, "self_device_time_total") if kernels else (events, "self_cpu_time_total")
     total = sum(getattr(event, name) for event in events) or 1
     first = sorted(events, key=lambda event: -getattr(event, name))[:count]

@@ -22,6 +22,13 @@ from vlm.train import strategy
 from vlm.train.planning import plan_of
 
 IGNORED = -100
+ZERO_2 = {  # in the way of LLaVA's zero2.json
+    "zero_optimization": {"stage": 2},
+    "bf16": {"enabled": "auto"},
+    "zero_allow_untested_optimizer": True,
+    "zero_force_ds_cpu_optimizer": False,
+    **dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"), "auto"),
+}
 
 
 class Samples(Dataset):

@@ -31,12 +31,12 @@ from vlm.model.assemble import assemble
 from vlm.model.tokenizer import patch
 
 from .forked import Forked
-from .scripted import Scripted
-from .shared_out import (  # noqa: F401  what pytest looks for here
+from .scheduling import (  # noqa: F401  what pytest looks for here
     pytest_collection_modifyitems,
     pytest_xdist_auto_num_workers,
     pytest_xdist_make_scheduler,
 )
+from .scripted import Scripted
 
 IMAGE_TOKENS = 4  # 2 x 2 patches of the tiny tower
 COLOURS = {"red": (210, 40, 40), "green": (40, 170, 60), "blue": (40, 70, 210), "yellow": (230, 200, 40)}

@@ -136,7 +136,7 @@ class TrainRuntime:
     threads: int | None = None  # that one rank computes with on a CPU; null: one if there are several ranks, else all
     recompute: Recompute = Recompute.none  # activation checkpointing of the language model's layers
     compile: bool = False  # torch.compile of the language model's layers
-    deterministic: bool = False  # on a GPU: a run that is repeated or resumed has the same bits, as on a CPU
+    deterministic: bool = False  # on a GPU: only kernels that give the same bits each time, as a CPU's do
     extend: bool = False  # go on with a run whose epochs or steps were raised; set by extend=true
     wandb: bool = False  # report to Weights & Biases too, where it is installed
     peak_tflops: float | None = None  # of one GPU in the forward pass's type, for MFU; null: known ones by name

@@ -27,7 +27,7 @@ def keep_inputs_alone(language_model: nn.Module) -> None:
         for module in layer.modules():
             if _is_rms_norm(type(module)):
                 module.forward = partial(_normed, module)
-            elif _is_gated(type(module)) and torch.equal(module.act_fn(PROBE), silu(PROBE)):
+            elif _is_gated(type(module)) and torch.equal(getattr(module, "act_fn", silu)(PROBE), silu(PROBE)):
                 module.forward = partial(_gated, module)
 
 
@@ -51,9 +51,9 @@ class _Again(torch.autograd.Function):
         return None, *(next(found) if need else None for need in needed)
 
 
-def _rms_norm(epsilon: float, weight: Tensor, states: Tensor, squared: Tensor | None = None) -> Tensor:
+def _rms_norm(epsilon: float, weight: Tensor, states: Tensor, again: Tensor | None = None) -> Tensor:
     exact = states.to(torch.float32)
-    size = (exact if squared is None else squared).pow(2).mean(-1, keepdim=True)
+    size = (exact if again is None else again).pow(2).mean(-1, keepdim=True)
     return weight * (exact * torch.rsqrt(size + epsilon)).to(states.dtype)
 
 

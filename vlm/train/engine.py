@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from vlm import ranks
 from vlm.config import Recompute
 from vlm.model.recomputed import keep_inputs_alone
+from vlm.train.memory import zero_stage
 from vlm.train.strategy import Trainee, shape_of
 
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
@@ -79,15 +80,13 @@ def start_engine(
     """Wrap a model whose parameter groups are `groups` (vlm/train/strategy.py) in a DeepSpeed engine.
 
     `extra` holds DeepSpeed's own keys; clipping, precision and batch bookkeeping are set here, since DeepSpeed
-    ignores a gradient norm that does not stand in its own config. In bfloat16 stage 0 is carried out as stage 1: what
-    DeepSpeed does without ZeRO keeps float32 states that cannot be read back by parameter.
+    ignores a gradient norm that does not stand in its own config. In bfloat16 stage 0 is carried out as stage 1.
     """
-    zero = extra.get("zero_optimization", {})
-    if bfloat16 and not zero.get("stage"):
-        extra = {**extra, "zero_optimization": {**zero, "stage": 1}}
+    zero = {**extra.get("zero_optimization", {}), "stage": zero_stage(extra, bfloat16=bfloat16)}
     optimizer = torch.optim.AdamW(groups, betas=betas, eps=1e-8)
     config = {
         **extra,
+        "zero_optimization": zero,
         "train_micro_batch_size_per_gpu": 1,  # bookkeeping only: the loop says where a step ends
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,

@@ -38,9 +38,12 @@ class Sizes:
     saves_midway: bool = True  # and not only after the last step: what is saved is written while training goes on
 
 
-def zero_stage(deepspeed: Mapping[str, Any]) -> int:
-    """Return the ZeRO stage of DeepSpeed's own keys."""
-    return int(deepspeed.get("zero_optimization", {}).get("stage", 0))
+def zero_stage(deepspeed: Mapping[str, Any], *, bfloat16: bool = False) -> int:
+    """Return the ZeRO stage of DeepSpeed's own keys; with `bfloat16`, the one that is carried out in it.
+
+    There it is at least 1: what DeepSpeed does without ZeRO keeps float32 states that cannot be read back by parameter.
+    """
+    return max(int(deepspeed.get("zero_optimization", {}).get("stage", 0)), int(bfloat16))
 
 
 def offloads(deepspeed: Mapping[str, Any], what: str) -> bool:
@@ -117,8 +120,7 @@ def _own_share(sizes: Sizes, deepspeed: Mapping[str, Any]) -> int:
 
 
 def _carried_out(sizes: Sizes, deepspeed: Mapping[str, Any]) -> int:
-    """Return the ZeRO stage that the engine carries out: in bfloat16 at least 1 (vlm/train/engine.py)."""
-    return max(zero_stage(deepspeed), 1 if sizes.weight_bytes == 2 else 0)
+    return zero_stage(deepspeed, bfloat16=sizes.weight_bytes == 2)
 
 
 def _stays(sizes: Sizes, deepspeed: Mapping[str, Any]) -> dict[str, int]:
