@@ -204,10 +204,8 @@ def test_shards_for_another_tower_are_refused(tiny_shards):
         check_split(Path(tiny_shards / "none"), 4)
 
 
-def test_a_batch_moves_with_all_its_tensors(steps_of):
-    (batch, *_) = steps_of()[0]
-    moved = batch.to(torch.device("meta"))
-    assert {getattr(moved, name).device.type for name in ("input_ids", "labels", "position_ids", "pixel_values")} == {
-        "meta"
-    }
-    assert moved.samples == batch.samples
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_pictures_wait_where_a_gpu_can_fetch_them(steps_of):
+    (batch, *_) = next(load_steps(steps_of(), 0, workers=1))
+    assert batch.pixel_values.is_pinned()

@@ -7,10 +7,11 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from vlm.model import attention
-from vlm.model.attention import PACKED, Packs, attend_within_samples, bounds_of, by_sample, kernel_for
+from vlm.model.attention import PACKED, Packs, attend_within_samples, by_sample, kernel_for, told_of
 
 POSITIONS = torch.tensor([[0, 1, 2, 3, 0, 1, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 0, 1]])
 LENGTHS = [4, 2, 3, 7, 2]
+CPU = torch.device("cpu")
 
 
 def states(heads: int = 4, groups: int = 2) -> list[Tensor]:
@@ -32,7 +33,7 @@ def written_out(query: Tensor, key: Tensor, value: Tensor, window: int | None) -
 
 
 def test_bounds_are_where_positions_begin_anew():
-    bounds = bounds_of(POSITIONS)
+    bounds = told_of(POSITIONS, LlamaConfig(), CPU)
     assert bounds["cu_seq_lens_q"].tolist() == [0, 4, 6, 9, 16, 18]
     assert bounds["cu_seq_lens_q"].dtype == torch.int32
     assert bounds["max_length_q"] == bounds["max_length_k"] == 7
@@ -41,7 +42,7 @@ def test_bounds_are_where_positions_begin_anew():
 @pytest.mark.parametrize("groups", [2, 4])
 @pytest.mark.parametrize("window", [None, 3])
 def test_every_sample_attends_by_itself(window, groups):
-    bounds = bounds_of(POSITIONS)
+    bounds = told_of(POSITIONS, LlamaConfig(), CPU)
     ours, theirs = states(groups=groups), states(groups=groups)
     found = by_sample(*ours, Packs(bounds["cu_seq_lens_q"], 7, window))
     expected = written_out(*theirs, window)
@@ -72,7 +73,7 @@ def test_a_pack_has_the_states_of_its_samples_and_a_sliding_window_slides_in_eac
         for sample in whole:
             alone.append(llm(input_ids=sample[None], use_cache=False).last_hidden_state[0])
         attend_within_samples(llm)
-        packed = llm(input_ids=words, position_ids=POSITIONS, use_cache=False, **bounds_of(POSITIONS))
+        packed = llm(input_ids=words.view(1, -1), use_cache=False, **told_of(POSITIONS, llm.config, CPU))
     assert llm.config._attn_implementation == PACKED
     assert torch.allclose(packed.last_hidden_state.flatten(0, 1), torch.cat(alone), atol=1e-5)
 
@@ -139,7 +140,9 @@ def test_torchs_varlen_attention_is_called_by_its_own_signature(monkeypatch, win
         return by_sample(call["query"], call["key"], call["value"], packs)
 
     monkeypatch.setattr(attention.varlen, "varlen_attn", stand_in)
-    found = attention.by_torch(*states(), Packs(bounds_of(POSITIONS)["cu_seq_lens_q"], 7, window, 8**-0.5))
+    found = attention.by_torch(
+        *states(), Packs(told_of(POSITIONS, LlamaConfig(), CPU)["cu_seq_lens_q"], 7, window, 8**-0.5)
+    )
     assert torch.allclose(found, written_out(*states(), window), atol=1e-6)
 
 

@@ -141,7 +141,7 @@ def test_a_mask_of_ones_breaks_the_isolation_of_eager_attention(llava, monkeypat
 def test_lost_bounds_break_the_isolation_of_packed_attention(llava, monkeypatch):
     model = llava()
     expected = sum(alone(model, one) for one in SAMPLES).item()
-    monkeypatch.setattr("vlm.model.forward.bounds_of", lambda positions: {})
+    monkeypatch.setattr("vlm.model.forward.told_of", lambda positions, *_: {"position_ids": positions})
     assert PackedLoss(model)(**packed([SAMPLES])).item() != pytest.approx(expected, rel=1e-3)
 
 
@@ -227,10 +227,10 @@ def test_the_loss_is_summed_by_source_where_sources_are_given(llava, monkeypatch
 
 
 def test_patches_are_put_in_place_in_reading_order():
-    words = torch.zeros(2, 3, 1)
-    is_patch = torch.tensor([[False, True, True], [True, True, False]])
+    words = torch.zeros(1, 6, 1)
+    places = torch.tensor([1, 2, 3, 4])
     patches = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])
-    assert splice(words, patches, is_patch)[..., 0].tolist() == [[0, 1, 2], [3, 4, 0]]
+    assert splice(words, patches, places)[..., 0].tolist() == [[0, 1, 2, 3, 4, 0]]
 
 
 @pytest.mark.parametrize("pictures", [1, 3])

@@ -56,3 +56,27 @@ def test_without_gradients_nothing_is_kept():
     keep_inputs_alone(model.model)
     with torch.no_grad():
         assert torch.equal(model(input_ids=WORDS).logits, expected)
+
+
+def test_gates_stay_where_norms_alone_are_meant():
+    model = model_of(Qwen2ForCausalLM, Qwen2Config)
+    keep_inputs_alone(model.model, gates=False)
+    layer = model.model.layers[0]
+    assert "forward" in vars(layer.input_layernorm)
+    assert "forward" not in vars(layer.mlp)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_on_a_gpu_is_as_exact_as_the_module(dtype):
+    norms = [model_of(Qwen2ForCausalLM, Qwen2Config, dtype).cuda().model for _ in range(2)]
+    keep_inputs_alone(norms[1], gates=False)
+    drawn = torch.randn(2, 12, 32, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    found = []
+    for model in norms:
+        norm, states = model.layers[0].input_layernorm, drawn.to(dtype, copy=True).requires_grad_()
+        norm(states).float().square().sum().backward()
+        found.append([norm(states), states.grad, norm.weight.grad])
+    for theirs, ours in zip(*found, strict=True):
+        assert (theirs.float() - ours.float()).norm() / theirs.float().norm() < torch.finfo(dtype).eps

@@ -17,7 +17,7 @@ WORK = Workload(
 
 
 def drawn(settings, tiny_model, chosen: Strategy) -> Drawn:
-    return Drawn.of(settings(chosen), outline_of(tiny_model), torch.float32)
+    return Drawn.of(settings(chosen), outline_of(tiny_model), torch.float32, is_gpu=False)
 
 
 @pytest.mark.parametrize("chosen", list(Strategy))

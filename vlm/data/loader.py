@@ -37,10 +37,9 @@ class Batch:
     samples: tuple[int, ...]  # sample numbers
     tokens: int  # without padding
 
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch with its tensors on a device."""
-        names = ("input_ids", "labels", "position_ids", "pixel_values", "sources")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+    def pin_memory(self) -> "Batch":
+        """Return the batch with its pictures where a GPU can fetch them by itself; torch's DataLoader asks for it."""
+        return replace(self, pixel_values=self.pixel_values.pin_memory())
 
 
 class Steps(Dataset):

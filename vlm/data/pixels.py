@@ -9,6 +9,7 @@ import io
 import json
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,13 @@ def prepare(colours: Tensor, how: Preprocessing) -> Tensor:
 
 def normalise(pixels: Tensor, how: Preprocessing, dtype: torch.dtype) -> Tensor:
     """Return uint8 (N, 3, S, S) as the tower's input, in `dtype`: (x / 255 - mean) / std for each colour."""
-    mean = torch.tensor(how.mean, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(how.std, device=pixels.device).view(1, 3, 1, 1)
+    mean, std = (_of_colours(each, pixels.device) for each in (how.mean, how.std))
     return ((pixels.float() / 255 - mean) / std).to(dtype)
+
+
+@lru_cache  # a GPU is sent them once: sending makes the CPU wait
+def _of_colours(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def _prepare_padded(colours: Tensor, how: Preprocessing) -> Tensor:

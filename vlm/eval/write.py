@@ -13,7 +13,7 @@ from transformers import Cache, DynamicLayer, LlavaForConditionalGeneration
 
 from vlm.eval.batch import NOBODY, Batch
 from vlm.eval.sampling import Drawn
-from vlm.model.attention import PACKED
+from vlm.model.attention import PACKED, sent
 from vlm.model.forward import splice, tower_features
 from vlm.model.tower import HAS_CLS
 
@@ -125,14 +125,15 @@ class _Rows:
 
     def _read_heads(self, batch: Batch, pixels: Tensor | None) -> None:
         ids, is_token = batch.head_ids.to(self.model.device), batch.head_is_token.to(self.model.device)
+        places = (batch.head_ids.flatten() == self.model.config.image_token_id).nonzero().flatten()
         llava = self.model.model
         words = llava.get_input_embeddings()(ids)
         if pixels is not None:
             patches = llava.multi_modal_projector(tower_features(self.model, pixels))
-            words = splice(words, patches, ids == self.model.config.image_token_id)
+            words = splice(words.view(1, -1, words.shape[-1]), patches, sent(places, self.model.device)).view_as(words)
         llava.language_model(
             inputs_embeds=words,
-            attention_mask=None if is_token.all() else is_token,
+            attention_mask=None if batch.head_is_token.all() else is_token,
             position_ids=(is_token.cumsum(-1) - 1).clamp(min=0),  # as generate counts them
             past_key_values=self.cache,
             use_cache=True,

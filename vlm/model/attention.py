@@ -1,6 +1,6 @@
 """Attention of packs: every sample of a row by itself, without a mask of L times L.
 
-The samples' bounds travel through the language model under transformers' own names (`bounds_of`). On a GPU one call
+The samples' bounds travel through the language model under transformers' own names (`told_of`). On a GPU one call
 serves all samples: flash-attn 2 where it is installed, else torch's varlen attention, on the same kernels. Elsewhere
 (CPU, float32, old GPUs) every sample has its own causal call. None of them computes what lies between two samples.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import varlen
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -35,22 +35,40 @@ def attend_within_samples(language_model: PreTrainedModel) -> None:
         language_model.set_attn_implementation(PACKED)
 
 
-def bounds_of(position_ids: Tensor) -> dict[str, Any]:
-    """Return where samples begin and end, by transformers' names; positions (B, L) begin at 0 in each.
+def told_of(position_ids: Tensor, config: PreTrainedConfig, device: torch.device) -> dict[str, Any]:
+    """Return what a language model on a device is told of its samples; positions (B, L), best on the CPU, begin at 0 in each.
 
-    cu_seq_lens_*  (S + 1,) int32; the begin of each of the S samples in the B·L tokens, then B·L
-    max_length_*   tokens of the longest
+    position_ids    (B, L), on the device; for the attention below (1, B·L): a compiled layer else is made anew for one row
+    attention_mask  None; for the attention below, which reads none, one of a form that transformers takes as made
+                    already: to make its own it asks the GPU whether there are packs, and waits for the answer
+    cu_seq_lens_*   (S + 1,) int32; the begin of each of the S samples in the B·L tokens, then B·L
+    max_length_*    tokens of the longest
     """
     begins = (position_ids.flatten() == 0).nonzero().flatten()
     bounds = torch.cat([begins, begins.new_tensor([position_ids.numel()])]).int()
-    longest = int(position_ids.max()) + 1
-    return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+    longest, bounds = int(position_ids.max()) + 1, sent(bounds, device)
+    is_packed = config._attn_implementation == PACKED
+    return {
+        "position_ids": sent(position_ids.reshape(1, -1).clone() if is_packed else position_ids, device),
+        "attention_mask": torch.zeros(1, 1, 1, 1) if is_packed else None,
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, without waiting for what a GPU has still to do."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 class Packs(NamedTuple):
     """Where samples begin and end, and how each of them attends: what a kernel below is told besides its tensors."""
 
-    bounds: Tensor  # (S + 1,) int32, as `bounds_of` returns them
+    bounds: Tensor  # (S + 1,) int32, as `told_of` returns them
     longest: int  # tokens of the longest sample
     window: int | None = None  # tokens that one sees, itself included; None: all before it
     scale: float | None = None  # of the scores; None: 1 / sqrt(D)

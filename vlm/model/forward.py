@@ -3,6 +3,9 @@
 Differences from `LlavaForConditionalGeneration.forward`, all exact: tower layers after the feature layer are not
 run; a frozen tower builds no graph; samples of a pack do not see each other; hidden states are selected before
 `lm_head`, so logits exist only where there is a target.
+
+Where things are in a batch (targets, patches, bounds of samples) is worked out on the CPU, where the loader left it: asked
+of a GPU, each would make the CPU wait until all that was begun there is done, and the GPU then wait for the CPU.
 """
 
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration
 
-from vlm.model.attention import attend_within_samples, bounds_of
+from vlm.model.attention import attend_within_samples, sent, told_of
 
 IGNORED = -100  # the label of a token that the loss does not count
 CHUNK = 4096  # targets whose logits exist at once
@@ -40,33 +43,33 @@ class PackedLoss(nn.Module):
         input_ids     (B, L)        pictures as P times the picture token
         labels        (B, L)        the token itself where it is a target, else -100; a sample's first is never one
         position_ids  (B, L)        beginning at 0 in every sample of a row
-        pixel_values  (N, 3, S, S)  normalised, in reading order
+        pixel_values  (N, 3, S, S)  normalised, in reading order, on the device that computes; all else is best on the CPU
         sources       (T,)          of the T targets, in reading order, below `source_count`
         """
+        device = pixel_values.device
         hidden = self.hidden_states(input_ids, position_ids, pixel_values)  # (B, L, D)
-        is_read = labels[:, 1:] != IGNORED  # where the hidden state predicts a target
-        targets = labels[:, 1:][is_read]
+        predicted = labels.flatten().ne(IGNORED).nonzero().flatten()  # (T,)
+        targets = labels.flatten()[predicted]
         of_target = torch.zeros_like(targets) if sources is None else sources
-        nats = _nats(self.llava.lm_head, hidden[:, :-1][is_read], targets, of_target, source_count)
+        read = hidden.flatten(0, 1).index_select(0, sent(predicted - 1, device))  # the state before predicts a target
+        nats = _nats(self.llava.lm_head, read, sent(targets, device), sent(of_target, device), source_count)
         return nats.sum() if sources is None else nats
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor, pixel_values: Tensor) -> Tensor:
-        """Return the language model's last hidden states, (B, L, D)."""
-        model = self.llava.model
-        words = model.get_input_embeddings()(input_ids)
+        """Return the language model's last hidden states, (B, L, D), on the device of `pixel_values`."""
+        model, device = self.llava.model, pixel_values.device
+        words = model.get_input_embeddings()(sent(input_ids.reshape(1, -1), device))  # (1, B·L, D)
         patches = self.patches(pixel_values)
         if patches is None:
             words = words + self._untouched(words)
         else:
-            words = splice(words, patches, input_ids == self.llava.config.image_token_id)
-        # No mask and no cache: eager attention then isolates samples by where position_ids begin anew, the other by bounds.
-        return model.language_model(
-            inputs_embeds=words,
-            position_ids=position_ids,
-            attention_mask=None,
-            use_cache=False,
-            **bounds_of(position_ids),
-        ).last_hidden_state
+            is_patch = input_ids.flatten() == self.llava.config.image_token_id
+            words = splice(words, patches, sent(is_patch.nonzero().flatten(), device))
+        told = told_of(position_ids, model.language_model.config, device)
+        if told["position_ids"].shape != words.shape[:2]:
+            words = words.view(*position_ids.shape, -1)
+        states = model.language_model(inputs_embeds=words, use_cache=False, **told).last_hidden_state
+        return states.view(*position_ids.shape, -1)
 
     def patches(self, pixel_values: Tensor) -> Tensor | None:
         """Return the projected patches of N pictures, (N, P, D); None without pictures."""
@@ -87,19 +90,18 @@ class PackedLoss(nn.Module):
         return self.llava.model.multi_modal_projector(features).sum() * 0
 
 
-def splice(words: Tensor, patches: Tensor, is_patch: Tensor) -> Tensor:
+def splice(words: Tensor, patches: Tensor, places: Tensor) -> Tensor:
     """Put each picture's patches where its placeholders stand.
 
-    words     (B, L, D)  embeddings, with one placeholder token for each patch
-    patches   (N, P, D)  projected patches of the N pictures, in reading order
-    is_patch  (B, L)     bool; exactly N·P are true, else ValueError
-    returns   (B, L, D)
+    words    (1, T, D)  embeddings, with one placeholder token for each patch
+    patches  (N, P, D)  projected patches of the N pictures, in reading order
+    places   (N·P,)     of the placeholders in the T tokens; another number is a ValueError
+    returns  (1, T, D)
     """
     pictures, each, _ = patches.shape
-    placeholders = int(is_patch.sum())
-    if placeholders != pictures * each:
-        raise ValueError(f"{placeholders} placeholders for {pictures} pictures of {each} patches")
-    return words.masked_scatter(is_patch.unsqueeze(-1), patches.flatten(0, 1).to(words.dtype))
+    if len(places) != pictures * each:
+        raise ValueError(f"{len(places)} placeholders for {pictures} pictures of {each} patches")
+    return words.index_copy(1, places, patches.flatten(0, 1).unsqueeze(0).to(words.dtype))
 
 
 def layers_used(llava: LlavaForConditionalGeneration) -> int:

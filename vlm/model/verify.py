@@ -43,13 +43,13 @@ def write_probe(loss: PackedLoss, path: Path) -> None:
     """Run a trained model on the probe and leave question and logits in `path`; every rank must call."""
     was_training, weight = loss.training, next(loss.parameters())
     ids, pixels = question(loss.llava.config)
-    ids, pixels = ids.to(weight.device), pixels.to(weight.device, weight.dtype)
+    pixels = pixels.to(weight.device, weight.dtype)
     loss.eval()
-    hidden = loss.hidden_states(ids, torch.arange(ids.shape[1], device=ids.device)[None], pixels)
+    hidden = loss.hidden_states(ids, torch.arange(ids.shape[1])[None], pixels)
     logits = loss.llava.lm_head(hidden)
     loss.train(was_training)
     if ranks.first():
-        save_file({"ids": ids.cpu(), "pixels": pixels.cpu(), "logits": logits.cpu().contiguous()}, path)
+        save_file({"ids": ids, "pixels": pixels.cpu(), "logits": logits.cpu().contiguous()}, path)
 
 
 def question(config: LlavaConfig) -> tuple[Tensor, Tensor]:

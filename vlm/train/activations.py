@@ -37,9 +37,13 @@ class Activations:
         return round(work.rows * work.length * self.whole)
 
 
-def activations_of(llava: LlavaForConditionalGeneration, dtype: torch.dtype, *, trains_tower: bool) -> Activations:
+def activations_of(
+    llava: LlavaForConditionalGeneration, dtype: torch.dtype, *, trains_tower: bool, is_gpu: bool
+) -> Activations:
     """Count what a LLaVA on the meta device, as frozen and adapted as it is, keeps; its layers are changed by it."""
     text = llava.config.text_config
+    if is_gpu:
+        keep_inputs_alone(llava.model.language_model, gates=False)
     whole = language_bytes(llava, 1, TOKENS, dtype) / TOKENS / text.num_hidden_layers
     keep_inputs_alone(llava.model.language_model)
     less = language_bytes(llava, 1, TOKENS, dtype) / TOKENS / text.num_hidden_layers

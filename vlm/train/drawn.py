@@ -37,7 +37,7 @@ class Drawn:
     each: Activations
 
     @classmethod
-    def of(cls, cfg: TrainConfig, llava: LlavaForConditionalGeneration, dtype: torch.dtype) -> "Drawn":
+    def of(cls, cfg: TrainConfig, llava: LlavaForConditionalGeneration, dtype: torch.dtype, *, is_gpu: bool) -> "Drawn":
         """Freeze and adapt `llava`, which is on the meta device, for a forward pass in `dtype`."""
         with (
             torch.device("meta"),
@@ -46,7 +46,7 @@ class Drawn:
             whole, trainees = strategy.choose(llava.to(dtype), cfg.strategy, cfg.train, cfg.lora, lambda: None)
             whole.to(dtype)
             trains_tower = any(trainee.part == "vision_tower" for trainee in trainees)
-            each = activations_of(llava, dtype, trains_tower=trains_tower)
+            each = activations_of(llava, dtype, trains_tower=trains_tower, is_gpu=is_gpu)
         return cls(cfg, llava, whole, trainees, each)
 
     @property

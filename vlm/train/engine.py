@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -59,13 +59,25 @@ def lighten(language_model: nn.Module, recompute: Recompute, compiled: bool) -> 
 
     full keeps what goes into a layer and computes the layer again; selective keeps the results of matrix products and
     attention and computes norms and gates again (vlm/model/recomputed.py), which is little work and much memory; a
-    compiled layer chooses for itself what it keeps.
+    compiled layer chooses for itself what it keeps. On a GPU norms are one kernel, which keeps their inputs alone.
     """
-    if recompute is Recompute.selective and not compiled:
-        keep_inputs_alone(language_model)
+    if not compiled and (recompute is Recompute.selective or ranks.device().type == "cuda"):
+        keep_inputs_alone(language_model, gates=recompute is Recompute.selective)
+    if compiled:
+        torch._dynamo.config.specialize_float = True  # scales else are tensors of the CPU, with C++ to compile for them
     for layer in language_model.layers:
-        forward = torch.compile(layer.forward) if compiled else layer.forward
+        forward = _compiled(layer.forward) if compiled else layer.forward
         layer.forward = partial(checkpoint, forward, use_reentrant=False) if recompute is Recompute.full else forward
+
+
+def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a layer's forward, compiled for training on batches of any length; without gradients it is what it was."""
+    trains = torch.compile(forward, dynamic=True)
+
+    def run(*given: Any, **named: Any) -> Tensor:  # noqa: ANN401 - the layer's own arguments
+        return (trains if torch.is_grad_enabled() else forward)(*given, **named)
+
+    return run
 
 
 def start_engine(
@@ -83,7 +95,8 @@ def start_engine(
     ignores a gradient norm that does not stand in its own config. In bfloat16 stage 0 is carried out as stage 1.
     """
     zero = {**extra.get("zero_optimization", {}), "stage": zero_stage(extra, bfloat16=bfloat16)}
-    optimizer = torch.optim.AdamW(groups, betas=betas, eps=1e-8)
+    is_fused = ranks.device().type == "cuda"  # no copies of gradients and moments on the way
+    optimizer = torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=is_fused)
     config = {
         **extra,
         "zero_optimization": zero,
@@ -164,7 +177,8 @@ def begin_restore(engine: Engine, updates: int) -> None:
         weights = [weight for group in engine.basic_optimizer.param_groups for weight in group["params"]]
     for weight in weights:
         moments = {key: torch.zeros_like(weight) for key in MOMENTS}
-        engine.basic_optimizer.state[weight] = {"step": torch.tensor(float(updates)), **moments}
+        step = torch.tensor(float(updates), device=weight.device if engine.basic_optimizer.defaults["fused"] else "cpu")
+        engine.basic_optimizer.state[weight] = {"step": step, **moments}
     link_states(engine)
 
 

@@ -70,7 +70,7 @@ class HeldOut:
         total = torch.zeros((), dtype=torch.float64, device=engine.device)
         for micro_batches in load_steps(steps, 0, self.workers):
             for batch in micro_batches:
-                total += nats_of(engine, batch.to(engine.device), self.how).sum()
+                total += nats_of(engine, batch, engine.device, self.how).sum()
         return ranks.sum_over_ranks(total).item()
 
 

@@ -135,7 +135,7 @@ def take_step(
     for i, batch in enumerate(micro_batches):
         is_last = i == len(micro_batches) - 1
         engine.set_gradient_accumulation_boundary(is_last)
-        nats = nats_of(engine, batch.to(engine.device), how)
+        nats = nats_of(engine, batch, engine.device, how)
         totals += nats.detach()
         if is_last and limit is not None and float(ranks.sum_over_ranks(totals.sum())) / targets > limit:
             scale = math.nan  # the gradient then is no number: every ZeRO stage skips the step and cleans up
@@ -145,10 +145,10 @@ def take_step(
     return Step(sum(nats) / targets, nats, norm, int(slots), updated)
 
 
-def nats_of(model: torch.nn.Module, batch: Batch, how: Preprocessing) -> Tensor:
+def nats_of(model: torch.nn.Module, batch: Batch, device: torch.device, how: Preprocessing) -> Tensor:
     """Return the summed loss of a batch, nats, for each source (S,)."""
     dtype = next(model.parameters()).dtype
-    pixel_values = normalise(batch.pixel_values, how, dtype)
+    pixel_values = normalise(batch.pixel_values.to(device, non_blocking=True), how, dtype)
     return model(batch.input_ids, batch.labels, batch.position_ids, pixel_values, batch.sources, batch.source_count)
 
 

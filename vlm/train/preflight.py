@@ -131,7 +131,7 @@ def estimate(
     bfloat16 = cfg.dtype is Dtype.bfloat16 or (cfg.dtype is None and is_gpu)
     llava = outline_of(base) if base else outline(model)
     parameters = by_part((name, weight.numel()) for name, weight in llava.named_parameters())
-    drawn = Drawn.of(cfg, llava, torch.bfloat16 if bfloat16 else torch.float32)
+    drawn = Drawn.of(cfg, llava, torch.bfloat16 if bfloat16 else torch.float32, is_gpu=is_gpu)
     works = _works(cfg, seed, split, ranks, max_tokens, drawn.patches)
     keys = dict(zeros or {})
     zero = next((name for name, value in keys.items() if value == cfg.deepspeed), AS_SET)

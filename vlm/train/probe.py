@@ -58,6 +58,6 @@ def pair_of(plan: Plan) -> tuple[int, int] | None:
 
 def _states(engine: Engine, steps: Steps, samples: list[int]) -> torch.Tensor:
     """Return the last hidden states of one row of samples, float32 (tokens, width)."""
-    batch = steps.batch([samples]).to(engine.device)
-    pixel_values = normalise(batch.pixel_values, steps.how, next(engine.module.parameters()).dtype)
+    batch = steps.batch([samples])
+    pixel_values = normalise(batch.pixel_values.to(engine.device), steps.how, next(engine.module.parameters()).dtype)
     return engine.module.hidden_states(batch.input_ids, batch.position_ids, pixel_values)[0].float()
