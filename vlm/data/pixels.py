@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vlm.config import Geometry
+from vlm.data.jpeg import jpeg_colours
 from vlm.data.pictures import to_rgb
 from vlm.errors import Unusable
 
@@ -65,7 +66,10 @@ def decode(data: bytes) -> Tensor:
     """Return the stored picture's colours, uint8 (3, H, W)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        colours = np.array(to_rgb(Image.open(io.BytesIO(data))))
+        picture = Image.open(io.BytesIO(data))
+        colours = jpeg_colours(picture, data)
+        if colours is None:
+            colours = np.array(to_rgb(picture))
     return torch.from_numpy(colours).permute(2, 0, 1)
 
 
