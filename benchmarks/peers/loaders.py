@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.peers.stored import convert, reads
+from benchmarks.peers.stored import BYTES_ALONE, convert, reads
 
 BATCH = 32
 SIZE = 336
@@ -225,7 +225,7 @@ def counted(loader: DataLoader, first: int) -> Loader:
 
 
 def rate(name: str, folder: Path, workers: int, batches: int, count: int) -> dict[str, float]:
-    """Return seconds to the first batch, samples/s of the next ones, memory of all processes in MB, and raw reads/s."""
+    """Return seconds to the first batch, samples/s of the next ones, memory of all processes in MB, and reads/s."""
     start = time.perf_counter()
     given, _ = LOADERS[name](folder, workers, None)
     next(given)
@@ -233,7 +233,10 @@ def rate(name: str, folder: Path, workers: int, batches: int, count: int) -> dic
     start = time.perf_counter()
     samples = sum(len(ids) for ids in itertools.islice(given, batches))
     found = {"first": first, "rate": samples / (time.perf_counter() - start), "megabytes": memory()}
-    return found if name in NOT_BY_NUMBER else found | {"reads": reads(name, folder, count)}
+    if name in NOT_BY_NUMBER:
+        return found
+    found["reads"] = found["bytes"] = reads(name, folder, count)
+    return found | ({"bytes": reads(BYTES_ALONE, folder, count)} if name == "ours" else {})
 
 
 def position(name: str, folder: Path, workers: int, batches: int, state: Path) -> dict[str, Any]:
