@@ -1,4 +1,4 @@
-"""JPEGs without a fault, decoded by simplejpeg in two thirds of the time that Pillow takes, to the same colours.
+"""JPEGs without a fault, decoded by simplejpeg in three quarters of the time that Pillow takes, to the same colours.
 
 Both have libjpeg-turbo behind them; simplejpeg is spared Pillow's own layout of pixels and the copy out of it.
 """
