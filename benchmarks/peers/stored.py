@@ -10,7 +10,6 @@ import json
 import os
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -69,10 +68,10 @@ def reads(name: str, folder: Path, count: int) -> dict[str, float]:
 def _reads(reader: tuple[Callable[[list[int]], Iterator], int], count: int) -> float:
     read, total = reader
     wanted = random.Random(0).choices(range(total), k=count)
-    deque(read(wanted[:10]), maxlen=0)
+    sum(1 for _ in read(wanted[:10]))
     start = time.perf_counter()
-    deque(read(wanted), maxlen=0)
-    return count / (time.perf_counter() - start)
+    done = sum(1 for _ in read(wanted))  # webdataset's are fewer where the corpus is small
+    return done / (time.perf_counter() - start)
 
 
 def _reader(name: str, folder: Path) -> tuple[Callable[[list[int]], Iterator], int]:
