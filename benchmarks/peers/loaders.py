@@ -2,7 +2,8 @@
 
     python -m benchmarks.peers.loaders NAME ASKED.json
 
-Each makes the same of a sample: the picture decoded by Pillow, resized and cropped to 336 pixels, and its record parsed.
+Each makes the same of a sample: the picture decoded (by Pillow in all but ours), resized and cropped to 336 pixels, and its
+record parsed.
 Prints one line of JSON.
 """
 
@@ -200,7 +201,7 @@ IMPORTS = {  # what a loader needs, so that no import is timed
     "litdata": ("litdata",),
     "Energon": ("megatron.energon",),
 }
-NOT_BY_NUMBER = {"webdataset, shuffled": "as in order", "Energon": "it gives no sample by number"}
+NOT_READ = {"webdataset, shuffled": "as in order", "Energon": "it gives no sample by number"}
 LOADERS = {
     "ours": ours,
     "webdataset, sequential": webdataset,
@@ -224,16 +225,15 @@ def counted(loader: DataLoader, first: int) -> Loader:
     return given(), lambda: done[0]
 
 
-def rate(name: str, folder: Path, workers: int, batches: int, count: int) -> dict[str, float]:
-    """Return seconds to the first batch, samples/s of the next ones, memory of all processes in MB, and raw reads/s."""
+def rate(name: str, folder: Path, workers: int, batches: int) -> dict[str, float]:
+    """Return seconds to the first batch, samples/s of the next ones, and memory of all processes in MB."""
     start = time.perf_counter()
     given, _ = LOADERS[name](folder, workers, None)
     next(given)
     first = time.perf_counter() - start
     start = time.perf_counter()
     samples = sum(len(ids) for ids in itertools.islice(given, batches))
-    found = {"first": first, "rate": samples / (time.perf_counter() - start), "megabytes": memory()}
-    return found if name in NOT_BY_NUMBER else found | {"reads": reads(name, folder, count)}
+    return {"first": first, "rate": samples / (time.perf_counter() - start), "megabytes": memory()}
 
 
 def position(name: str, folder: Path, workers: int, batches: int, state: Path) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def main() -> None:
         _without_torchvision()
     for module in IMPORTS.get(name, ("webdataset",)):
         importlib.import_module(module)
-    work = {"rate": rate, "position": position, "resume": resume, "convert": convert}[asked.pop("do")]
+    work = {"rate": rate, "reads": reads, "position": position, "resume": resume, "convert": convert}[asked.pop("do")]
     paths = {key: Path(asked[key]) for key in ("folder", "state") if key in asked}
     print(json.dumps(work(name, **(asked | paths))), flush=True)
     os._exit(0)  # workers that read ahead are not waited for

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.nn.functional import interpolate
 from transformers import LlavaImageProcessorPil
 
 from vlm.config import Geometry
@@ -97,9 +98,26 @@ def within(most: int, pad):
     return checked
 
 
+@pytest.mark.parametrize("size", [(37, 91), (64, 48), (101, 7), (5, 9)], ids=lambda size: "x".join(map(str, size)))
+@pytest.mark.parametrize("geometry", Geometry)
+def test_the_order_of_colours_in_memory_changes_no_bit_of_a_prepared_picture(smooth, geometry, size):
+    side_by_side = decode(png(smooth(*size)))
+    prepared = prepare(side_by_side, how(geometry))
+    assert side_by_side.stride(0) == 1
+    assert prepared.is_contiguous()
+    assert prepared.equal(prepare(side_by_side.contiguous(), how(geometry)))
+    if geometry is Geometry.crop:
+        short = min(size)
+        height, width = size[1] * 16 // short, size[0] * 16 // short
+        whole = interpolate(side_by_side.contiguous()[None], (height, width), mode="bicubic", antialias=True)[0]
+        top, left = (height - 16) // 2, (width - 16) // 2
+        assert prepared.equal(whole[:, top : top + 16, left : left + 16])
+
+
 def test_normalised_colours_are_those_of_the_exported_processor(smooth):
     picture = smooth(16, 16)
-    ours = normalise(decode(png(picture)).unsqueeze(0), how(Geometry.crop), torch.float32)
+    colours = decode(png(picture)).unsqueeze(0)
+    ours = normalise(colours, how(Geometry.crop), torch.float32)
     own = processor(Geometry.crop, image_mean=list(MEAN), image_std=list(STD))
     assert torch.allclose(ours, own(picture, return_tensors="pt")["pixel_values"], atol=1e-6)
     assert normalise(torch.zeros(0, 3, 16, 16).byte(), how(Geometry.pad), torch.bfloat16).dtype is torch.bfloat16

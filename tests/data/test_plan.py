@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlm.data import plan
 from vlm.data.index import ROW
 from vlm.data.plan import _argsort, epoch_order, make_plan
 from vlm.errors import Unusable
@@ -33,6 +34,18 @@ ROWS = st.lists(st.tuples(st.integers(1, 100), st.integers(0, 4)), min_size=1, m
 def test_the_order_is_that_of_every_version_before():
     assert epoch_order(0, 0, 100)[:10].tolist() == GOLDEN_ORDER
     assert plan_of(rows_of([10] * 100)).fingerprint == GOLDEN_FINGERPRINT
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 99, 100, 101])
+def test_the_plan_does_not_depend_on_how_many_rows_are_worked_on_at_once(monkeypatch, chunk):
+    monkeypatch.setattr(plan, "CHUNK", chunk)
+    assert epoch_order(0, 0, 100)[:10].tolist() == GOLDEN_ORDER
+    rows = rows_of([1 + i % 90 for i in range(100)], [i % 5 for i in range(100)])
+    rows["source"] = np.arange(100) % 3
+    made = plan_of(rows)
+    for column, name in ((made.tokens, "tokens"), (made.images, "images"), (made.targets, "targets")):
+        assert np.array_equal(column, rows[name])
+    assert np.array_equal(made.sources, rows["source"])
 
 
 @given(seed=st.integers(0, 2**63), epoch=st.integers(0, 1000), samples=st.integers(1, 300))

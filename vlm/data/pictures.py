@@ -119,7 +119,7 @@ def _decoded_size(picture: Image.Image) -> tuple[int, int]:
     size = picture.size
     picture.draft("L", tuple(max(1, edge // JPEG_BLOCK) for edge in size))  # a CMYK picture keeps its colours
     picture.load()
-    return size[::-1] if _orientation(picture) in TURNED else size
+    return size[::-1] if orientation_of(picture) in TURNED else size
 
 
 def _check_size(picture: Image.Image, max_pixels: int) -> None:
@@ -153,20 +153,20 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    picture.load()
-    orientation = _orientation(picture)
-    return picture.transpose(UNDO[orientation]) if orientation in UNDO else picture
-
-
-def _orientation(picture: Image.Image) -> object:
-    """Return what a loaded picture's EXIF says of its orientation, if anything."""
+def orientation_of(picture: Image.Image) -> object:
+    """Return what a picture's EXIF says of its orientation, if anything; a PNG has it once it is loaded."""
     if picture.format in JPEGS and not {"exif", "xmp"} & picture.info.keys():
         return None  # most: asking Pillow takes longer than looking here
     try:
         return picture.getexif().get(ORIENTATION)
     except Exception:  # broken EXIF says nothing of the pixels
         return None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    picture.load()
+    orientation = orientation_of(picture)
+    return picture.transpose(UNDO[orientation]) if orientation in UNDO else picture
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
