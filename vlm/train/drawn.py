@@ -81,6 +81,8 @@ class Drawn:
         """Return what the memory of one rank follows from."""
         edge, itemsize = self.llava.config.vision_config.image_size, self.each.itemsize
         runtime = self.cfg.runtime
+        if is_gpu and runtime.compile and recompute is Recompute.none:
+            recompute = Recompute.selective  # what a compiled layer keeps is as much: see benchmarks/NOTES.md
         named = {name: weight.numel() for name, weight in self.llava.named_parameters()}
         weights = sum(named.values()) * itemsize
         if self.cfg.strategy is Strategy.qlora:
