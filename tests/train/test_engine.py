@@ -1,7 +1,11 @@
+import copy
+import shutil
+
 import pytest
 import torch
 from deepspeed.runtime.zero.linear import zero3_linear_wrap
 from torch import nn
+from torch._dynamo.utils import counters
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from vlm.config import Recompute
@@ -103,3 +107,23 @@ def test_recomputed_gradients_are_the_same_to_the_bit(monkeypatch, linear, atten
     for recompute in (Recompute.selective, Recompute.full):
         found = gradients(recompute, attention)
         assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="on a CPU layers are compiled by a C++ compiler")
+def test_compiled_layers_give_the_same_gradients_and_are_compiled_once_for_all_lengths():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=64, num_key_value_heads=2, **shape)).train()
+    compiled = copy.deepcopy(model)
+    lighten(compiled.model, Recompute.none, compiled=True)
+    graphs = []
+    for length in (20, 11, 33):
+        words = torch.arange(length).unsqueeze(0)
+        for one in (model, compiled):
+            one.zero_grad()
+            one(input_ids=words, labels=words, use_cache=False).loss.backward()
+        for (name, expected), found in zip(model.named_parameters(), compiled.parameters(), strict=True):
+            assert torch.allclose(found.grad, expected.grad, rtol=1e-4, atol=1e-6), name
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1] == graphs[2] > 0
