@@ -50,8 +50,10 @@ def test_peers_are_given_the_tokens_and_targets_that_we_train_on(tmp_path):
             stored = split.read(number)
             ours = chat.encode(stored.sample.turns, len(stored.pictures), split.form, 1 << 20)
             image = chat.image_token
-            prompt = record["prompt"].replace(image, image * chat.image_tokens)
-            prompt, answer = (chat.tokenizer(text).input_ids for text in (prompt, record["answer"]))
+            prompt, answer = (
+                chat.tokenizer(said["content"].replace(image, image * chat.image_tokens)).input_ids
+                for said in record["messages"]
+            )
             assert ours.ids.tolist()[: len(prompt) + len(answer)] == prompt + answer
             assert ours.is_target.sum() == len(answer) and ours.is_target[len(prompt)]
             assert [Path(path).read_bytes() for path in record["images"]] == list(stored.pictures)
