@@ -35,6 +35,7 @@ GOAL = {"captions": 1.4, "full": 1.4, "mixed": 2.0, "lora": 1.4}  # times the sa
 MEMORY_GOAL = 0.7  # times the memory of the best peer
 NAMES = {"captions": "step 03", "full": "step 04, full, one length", "mixed": "step 04, full, mixed lengths"}
 NAMES |= {"lora": "step 04, LoRA, mixed lengths, all with a picture"}
+DEFAULTS = {"packing": False, "recompute": True}  # of what a contestant is told
 # name: (environment, module, what it is told)
 CONTESTANTS = {
     "ours": (None, "benchmarks.training", {}),
@@ -129,14 +130,17 @@ def make(folder: Path, name: str, shape: str, rows: int, steps: int) -> dict[str
         "rate": RATE,
         "lora": {"rank": RANK, "alpha": ALPHA, "targets": TARGETS},
         "pack_tokens": case.pack_tokens,
-        "packing": False,
-        "recompute": True,
+        "packs": samples,  # of a step, at most: it takes the whole corpus
+        "workers": 0,
+        "seed": 0,
+        "save": None,
         "bfloat16": scaled.SHAPES[shape].dtype is Dtype.bfloat16,
     }
 
 
 def listed(model: Path, split: Path, images: Path) -> list[dict[str, Any]]:
-    """Return every sample as prompt, answer and paths of its pictures, in the words that we train on."""
+    """Return every sample as messages in the words that we train on, and paths of its pictures."""
+    from benchmarks.conversations import written
     from vlm.data.chat import Chat
     from vlm.data.index import Split
     from vlm.data.samples import IMAGE
@@ -145,13 +149,14 @@ def listed(model: Path, split: Path, images: Path) -> list[dict[str, Any]]:
     tokenizer, end, found = chat.tokenizer, chat.tokenizer.eos_token, []
     for number in range(len(stored)):
         sample = stored.read(number).sample
-        asked, answer = sample.turns
-        prompt = IMAGE
+        messages = [{"role": turn.role, "content": turn.text} for turn in sample.turns]
         if stored.form.value == "chat":
-            turn = [{"role": "user", "content": asked.text}]
-            prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        pictures = [str(images / f"{int(sample.id) % len(list(images.iterdir())):06d}.jpg")] if IMAGE in prompt else []
-        found.append({"prompt": prompt, "answer": answer.text + end, "images": pictures})
+            messages = written(tokenizer, messages)
+        else:
+            messages = [{"role": "user", "content": IMAGE}, {**messages[-1], "content": messages[-1]["content"] + end}]
+        has_picture = IMAGE in messages[0]["content"]
+        pictures = [str(images / f"{int(sample.id) % len(list(images.iterdir())):06d}.jpg")] if has_picture else []
+        found.append({"messages": messages, "images": pictures})
     return found
 
 
@@ -160,7 +165,7 @@ def start(name: str, asked: dict[str, Any], folder: Path, **environment: str) ->
     needs, module, told = CONTESTANTS[name]
     python = python_of(needs) if needs else sys.executable
     out = Path(tempfile.mkdtemp(dir=folder))
-    (out / "asked.json").write_text(json.dumps({**asked, "name": name, "out": str(out), **told}))
+    (out / "asked.json").write_text(json.dumps({**DEFAULTS, **told, **asked, "name": name, "out": str(out)}))
     flag = ["--child"] if needs is None else []
     one = Contestant(name, [python, "-m", module, *flag, str(out / "asked.json")], out / "log", **environment)
     one.wait()

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -127,19 +128,34 @@ class Turns:
         self._start = time.perf_counter()
 
 
-def losses_of_transformers() -> list[float]:
-    """Return a list that every `Trainer` made from now on, of whatever framework, writes its losses into."""
+@dataclass
+class Trained:
+    """What a `Trainer` leaves: its losses and, at the end of its training, the model."""
+
+    losses: list[float] = field(default_factory=list)
+    model: Any = None
+
+    def save(self, folder: Path | str) -> None:
+        """Write the model as a plain folder of transformers, its adapters merged; whoever trained it is done with it."""
+        self.model.merge_and_unload().save_pretrained(folder)
+
+
+def watch_transformers() -> Trained:
+    """Return what every `Trainer` made from now on, of whatever framework, writes into."""
     from transformers import TrainerCallback, trainer
 
-    losses: list[float] = []
+    trained = Trained()
 
-    class Losses(TrainerCallback):
+    class Watch(TrainerCallback):
         def on_log(self, *_: object, logs: dict[str, float], **__: object) -> None:
             if "loss" in logs:
-                losses.append(float(logs["loss"]))
+                trained.losses.append(float(logs["loss"]))
 
-    trainer.DEFAULT_CALLBACKS.append(Losses)
-    return losses
+        def on_train_end(self, *_: object, model: object, **__: object) -> None:
+            trained.model = model
+
+    trainer.DEFAULT_CALLBACKS.append(Watch)
+    return trained
 
 
 def _status(name: str) -> int:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks.table import OURS, Row, summary
 
@@ -50,8 +51,44 @@ def test_peers_are_given_the_tokens_and_targets_that_we_train_on(tmp_path):
             stored = split.read(number)
             ours = chat.encode(stored.sample.turns, len(stored.pictures), split.form, 1 << 20)
             image = chat.image_token
-            prompt = record["prompt"].replace(image, image * chat.image_tokens)
-            prompt, answer = (chat.tokenizer(text).input_ids for text in (prompt, record["answer"]))
+            prompt, answer = (
+                chat.tokenizer(said["content"].replace(image, image * chat.image_tokens)).input_ids
+                for said in record["messages"]
+            )
             assert ours.ids.tolist()[: len(prompt) + len(answer)] == prompt + answer
             assert ours.is_target.sum() == len(answer) and ours.is_target[len(prompt)]
             assert [Path(path).read_bytes() for path in record["images"]] == list(stored.pictures)
+
+
+def test_all_contestants_of_the_quality_table_learn_every_answer_that_we_learn(tmp_path):
+    from transformers import AutoProcessor
+
+    from benchmarks import quality_frameworks, scaled
+    from benchmarks.conversations import IGNORED, Conversations
+    from vlm.config import Form
+    from vlm.data.chat import Chat
+    from vlm.data.samples import Turn
+
+    model = scaled.make_model(tmp_path / "parts", scaled.SHAPES["tiny"])
+    texts = ["<image>\nWhat is it?", "a cat", "Where?", "on the mat"]
+    said = [{"from": who, "value": text} for who, text in zip(("human", "gpt") * 2, texts, strict=True)]
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "images/0.jpg")
+    (tmp_path / "finetune.json").write_text(json.dumps([{"id": "0", "image": "0.jpg", "conversations": said}]))
+
+    chat = Chat.of_model(model)
+    turns = tuple(Turn(role, text) for role, text in zip(("user", "assistant") * 2, texts, strict=True))
+    ours = chat.encode(turns, 1, Form.chat, 1 << 20)
+    processor = AutoProcessor.from_pretrained(model)
+    trainers = Conversations(tmp_path / "finetune.json", tmp_path / "images", processor, 3)[2]
+    records = quality_frameworks.records(model, tmp_path, 3)
+    written = [said["content"] for said in records[2]["messages"]]
+    parts = [text.replace("<image>", chat.image_token * chat.image_tokens) for text in written]
+    parts = [chat.tokenizer(text, add_special_tokens=False).input_ids for text in parts]
+
+    length, end = len(trainers["input_ids"]), chat.tokenizer.eos_token
+    assert len(records) == 3 and written[1::2] == ["a cat" + end, "on the mat" + end]
+    assert ours.ids[:length].tolist() == trainers["input_ids"].tolist() == sum(parts, [])
+    learnt = [number % 2 == 1 for number, part in enumerate(parts) for _ in part]
+    assert ours.is_target[:length].tolist() == (trainers["labels"] != IGNORED).tolist() == learnt
+    assert not ours.is_target[length:].any()

@@ -21,7 +21,7 @@ from llamafactory.data.mm_plugin import get_mm_plugin
 from llamafactory.data.template import register_template
 from llamafactory.train.tuner import run_exp
 
-from benchmarks.turns import Turns, losses_of_transformers
+from benchmarks.turns import Turns, watch_transformers
 
 FROZEN = {"projector": (True, False, True), "full": (False, False, False), "lora": (True, False, False)}
 
@@ -29,7 +29,7 @@ FROZEN = {"projector": (True, False, True), "full": (False, False, False), "lora
 def main() -> None:
     """Train as the settings file says, a step a turn."""
     asked = json.loads(Path(sys.argv[1]).read_text())
-    turns, losses = Turns(), losses_of_transformers()
+    turns, trained = Turns(), watch_transformers()
     turns.begin()
     register_template(
         name="written",  # the prompt is whole already
@@ -37,27 +37,18 @@ def main() -> None:
         format_assistant=StringFormatter(slots=["{{content}}"]),
         mm_plugin=get_mm_plugin(name="llava", image_token="<image>"),
     )
-    write_records(asked, Path(asked["out"]))
+    describe(Path(asked["listed"]), Path(asked["out"]))
     run_exp(options_of(asked, Path(asked["out"])))
-    turns.end(losses=losses)
+    if asked["save"]:
+        trained.save(asked["save"])
+    turns.end(losses=trained.losses)
 
 
-def write_records(asked: dict, out: Path) -> None:
-    """Write the samples as a dataset of its own kind, `records`."""
-    records = [
-        {
-            "messages": [
-                {"role": "user", "content": record["prompt"]},
-                {"role": "assistant", "content": record["answer"]},
-            ],
-            "images": record["images"],
-        }
-        for record in json.loads(Path(asked["listed"]).read_text())
-    ]
-    (out / "records.json").write_text(json.dumps(records))
+def describe(records: Path, out: Path) -> None:
+    """Describe the samples as it wants to have a dataset described, under the name of `records`."""
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
     columns = {"messages": "messages", "images": "images"}
-    listed = {"records": {"file_name": "records.json", "formatting": "sharegpt", "columns": columns, "tags": tags}}
+    listed = {"records": {"file_name": str(records), "formatting": "sharegpt", "columns": columns, "tags": tags}}
     (out / "dataset_info.json").write_text(json.dumps(listed))
 
 
@@ -73,7 +64,7 @@ def options_of(asked: dict, out: Path) -> dict:
             "lora_target": ",".join(asked["lora"]["targets"]),
             "additional_target": "multi_modal_projector",
         }
-    rows = 1 if asked["packing"] else asked["rows"]  # a step takes the whole corpus, in however many packs
+    rows, batches = (1, asked["packs"]) if asked["packing"] else (asked["rows"], asked["samples"] // asked["rows"])
     return {
         "stage": "sft",
         "do_train": True,
@@ -90,11 +81,13 @@ def options_of(asked: dict, out: Path) -> dict:
         "disable_gradient_checkpointing": not asked["recompute"],
         "output_dir": str(out / "saved"),
         "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": asked["samples"] // rows,
+        "gradient_accumulation_steps": batches,
         "num_train_epochs": asked["steps"],
         "learning_rate": asked["rate"],
         "lr_scheduler_type": "cosine",
         "bf16": asked["bfloat16"],
+        "dataloader_num_workers": asked["workers"],
+        "seed": asked["seed"],
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",

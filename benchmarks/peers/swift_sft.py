@@ -12,7 +12,7 @@ from swift.pipelines import sft_main
 from swift.template import TemplateMeta, register_template
 from swift.template.templates.llava import LlavaHfTemplate
 
-from benchmarks.turns import Turns, losses_of_transformers
+from benchmarks.turns import Turns, watch_transformers
 
 
 class Written(LlavaHfTemplate):
@@ -25,24 +25,18 @@ class Written(LlavaHfTemplate):
 def main() -> None:
     """Train as the settings file says, a step a turn."""
     asked = json.loads(Path(sys.argv[1]).read_text())
-    turns, losses = Turns(), losses_of_transformers()
+    turns, trained = Turns(), watch_transformers()
     turns.begin()
     register_template(
-        TemplateMeta("written", prefix=[], prompt=["{{QUERY}}"], chat_sep=None, suffix=[], template_cls=Written)
+        TemplateMeta("written", prefix=[], prompt=["{{QUERY}}"], chat_sep=[], suffix=[], template_cls=Written)
     )
-    out = Path(asked["out"])
-    with (out / "records.jsonl").open("w") as file:
-        for record in json.loads(Path(asked["listed"]).read_text()):
-            said = [
-                {"role": "user", "content": record["prompt"]},
-                {"role": "assistant", "content": record["answer"]},
-            ]
-            print(json.dumps({"messages": said, "images": record["images"]}), file=file)
     given = []
-    for name, value in options_of(asked, out).items():
+    for name, value in options_of(asked, Path(asked["out"])).items():
         given += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
     sft_main(given)
-    turns.end(losses=losses)
+    if asked["save"]:
+        trained.save(asked["save"])
+    turns.end(losses=trained.losses)
 
 
 def options_of(asked: dict, out: Path) -> dict:
@@ -51,7 +45,7 @@ def options_of(asked: dict, out: Path) -> dict:
         "model": asked["model"],
         "model_type": "llava1_5_hf",
         "template": "written",
-        "dataset": str(out / "records.jsonl"),
+        "dataset": asked["listed"],
         "tuner_type": "lora" if asked["strategy"] == "lora" else "full",
         "freeze_llm": asked["strategy"] == "projector",
         "freeze_vit": asked["strategy"] != "full",
@@ -71,14 +65,16 @@ def options_of(asked: dict, out: Path) -> dict:
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
-        "dataloader_num_workers": 0,
+        "dataloader_num_workers": asked["workers"],
+        "seed": asked["seed"],
         "output_dir": str(out / "saved"),
         "use_cpu": not torch.cuda.is_available(),
         "load_from_cache_file": False,
     }
     if asked["strategy"] == "lora":
         options |= {"lora_rank": asked["lora"]["rank"], "lora_alpha": int(asked["lora"]["alpha"]), "lora_dropout": 0.0}
-        options |= {"target_modules": asked["lora"]["targets"], "modules_to_save": ["multi_modal_projector"]}
+        targets = rf".*language_model.*\.({'|'.join(asked['lora']['targets'])})"  # names alone are of the tower too
+        options |= {"target_regex": targets, "modules_to_save": ["multi_modal_projector"]}
     return options
 
 

@@ -1,23 +1,38 @@
-"""TRL's SFTTrainer as a contestant: its own collator, loss and defaults; the texts are those of our chat template."""
+"""TRL's SFTTrainer as a contestant: its own collator, loss and defaults; the texts are those of our chat template.
+
+They are given as the messages of a chat, under a template that adds nothing to them and marks every answer as what is
+to be learnt.
+"""
 
 import json
 import sys
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image, List
 from peft import LoraConfig
-from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.turns import Turns, losses_of_transformers
+from benchmarks.turns import Turns, watch_transformers
+
+IMAGE = "<image>"
+WRITTEN = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{% generation %}{{ message['content'][0]['text'] }}{% endgeneration %}
+{%- else -%}
+{%- for part in message['content'] -%}
+{{ '<image>' if part['type'] == 'image' else part['text'] }}
+{%- endfor -%}
+{%- endif -%}
+{%- endfor -%}"""
 
 
 def main() -> None:
     """Train as the settings file says, a step a turn."""
     asked = json.loads(Path(sys.argv[1]).read_text())
-    turns, losses = Turns(), losses_of_transformers()
+    turns, trained = Turns(), watch_transformers()
     turns.begin()
     dtype = torch.bfloat16 if asked["bfloat16"] else torch.float32
     model = LlavaForConditionalGeneration.from_pretrained(asked["model"], dtype=dtype)
@@ -42,27 +57,46 @@ def main() -> None:
         weight_decay=0.0,
         max_grad_norm=1.0,
         max_length=None,
+        assistant_only_loss=True,
         bf16=asked["bfloat16"],
         gradient_checkpointing=asked["recompute"],
         logging_steps=1,
         save_strategy="no",
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
+        dataloader_num_workers=asked["workers"],
+        seed=asked["seed"],
     )
-    records = json.loads(Path(asked["listed"]).read_text())
-    columns = {"prompt": [], "completion": [], "images": []}
-    for record in records:
-        columns["prompt"].append(record["prompt"])
-        columns["completion"].append(record["answer"])
-        columns["images"].append([Image.open(path).convert("RGB") for path in record["images"]])
+    processor = AutoProcessor.from_pretrained(asked["model"])
+    processor.chat_template = WRITTEN
     SFTTrainer(
         model=model,
         args=settings,
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=AutoProcessor.from_pretrained(asked["model"]),
+        train_dataset=records_of(Path(asked["listed"])),
+        processing_class=processor,
         peft_config=adapters if asked["strategy"] == "lora" else None,
     ).train()
-    turns.end(losses=losses)
+    if asked["save"]:
+        trained.save(asked["save"])
+    turns.end(losses=trained.losses)
+
+
+def records_of(listed: Path) -> Dataset:
+    """Return the samples as chats, with the place of every picture marked."""
+    columns = {"messages": [], "images": []}
+    for record in json.loads(listed.read_text()):
+        columns["messages"].append([{**said, "content": parts_of(said["content"])} for said in record["messages"]])
+        columns["images"].append(record["images"])
+    return Dataset.from_dict(columns).cast_column("images", List(Image(mode="RGB")))
+
+
+def parts_of(text: str) -> list[dict[str, str]]:
+    """Return a text cut at its pictures, each part with its kind."""
+    before, *rest = text.split(IMAGE)
+    parts = [{"type": "text", "text": before}]
+    for after in rest:
+        parts += [{"type": "image", "text": ""}, {"type": "text", "text": after}]
+    return parts
 
 
 if __name__ == "__main__":
