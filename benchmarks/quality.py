@@ -32,24 +32,34 @@ from vlm.pipeline.artifact import figures_of
 ROOT = Path(__file__).parents[1]
 STAGES = ("00_tokenizer", "01_assemble", "02_shard", "03_pretrain", "04_finetune", "05_eval")
 OURS = "stages 03 and 04"
+ALONE = "stage 04 alone"  # conversations alone, as all others; stage 03 takes one step that changes nothing
+NOTHING_BEFORE = tuple(
+    f"pretrain.{one}" for one in ("steps=1", "samples_per_step=1", "lr.projector=0", "warmup_ratio=0")
+)
 TRIAL = 4  # a rate is tried on one sample in so many
 
 
-def run_stages(run: str, seed: int, epochs: float) -> None:
+def run_stages(run: str, seed: int, epochs: float, *more: str) -> None:
     """Bring a run of the pipeline to its end; what is there is not done again."""
-    settings = [f"run={run}", f"seed={seed}", "finetune=lora", f"finetune.epochs={epochs:g}"]
+    settings = [f"run={run}", f"seed={seed}", "finetune=lora", f"finetune.epochs={epochs:g}", *more]
     for stage in STAGES:
         subprocess.run([sys.executable, f"stages/{stage}.py", *settings], cwd=ROOT, check=True)
 
 
-def ours(run: Path) -> dict[str, Any]:
-    """Return the figures of a finished run: score, samples of stages 03 and 04, and their seconds."""
-    trainings = [figures_of(run / stage) for stage in STAGES[3:5]]
+def ours(run: Path, *trainings: str) -> dict[str, Any]:
+    """Return the figures of a finished run: score, samples of these stages, and their seconds."""
     return {
         **figures_of(run / "05_eval")["questions"],
-        "samples": sum(figures["samples"] for figures in trainings),
-        "seconds": sum(seconds_of(run / stage / "metrics.jsonl") for stage in STAGES[3:5]),
+        "samples": sum(figures_of(run / stage)["samples"] for stage in trainings),
+        "seconds": sum(seconds_of(run / stage / "metrics.jsonl") for stage in trainings),
     }
+
+
+def ours_alone(chosen: argparse.Namespace, samples: int) -> dict[str, Any]:
+    """Return the figures of a run that takes all its samples in stage 04."""
+    of_finetune = figures_of(ROOT / "runs" / chosen.run / STAGES[4])["samples"]
+    run_stages(f"{chosen.run}_alone", chosen.seed, chosen.epochs * samples / of_finetune, *NOTHING_BEFORE)
+    return ours(ROOT / "runs" / f"{chosen.run}_alone", STAGES[4])
 
 
 def seconds_of(metrics: Path) -> float:
@@ -127,7 +137,8 @@ def main() -> None:
     chosen = parser.parse_args()
     run_stages(chosen.run, chosen.seed, chosen.epochs)
     run, corpus = ROOT / "runs" / chosen.run, ROOT / "demo/corpus"
-    found, missing = {OURS: ours(run)}, {}
+    found, missing = {OURS: ours(run, *STAGES[3:5])}, {}
+    found[ALONE] = ours_alone(chosen, found[OURS]["samples"])
     asked = (run, corpus, found[OURS]["samples"], chosen.seed)
     for name in chosen.peers:
         if name in RECIPES:

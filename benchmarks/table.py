@@ -34,7 +34,7 @@ class Row:
     @property
     def best_peer(self) -> str | None:
         """The peer that the ratio is to."""
-        peers = [name for name in self.figures if name != OURS]
+        peers = [name for name in self.figures if not name.startswith(OURS)]  # ours with other settings is none
         if self.against is not None:
             return self.against if self.against in peers else None
         pick = min if self.less_is_better else max
@@ -89,7 +89,8 @@ def show(rows: Sequence[Row]) -> None:
 
 def summary(rows: Sequence[Row]) -> str:
     """Return the last table: a line for each row."""
-    lines = [f"{'':54}{'ours':>12}{'best peer':>12}{'ratio':>9}  {'lowest-highest':18}{'goal':>11}"]
+    wide = max(len(f"{row.name}, {row.unit}") for row in rows) + 2
+    lines = [f"{'':{wide}}{'ours':>12}{'best peer':>12}{'ratio':>9}  {'lowest-highest':18}{'goal':>11}"]
     for row in rows:
         ours = digits(row.median(OURS)) if OURS in row.figures else "-"
         peer = digits(row.median(row.best_peer)) if row.best_peer else "-"
@@ -101,10 +102,9 @@ def summary(rows: Sequence[Row]) -> str:
         verdict = {True: "met", False: "NOT MET", None: "open" if row.goal is not None else ""}[row.met]
         named = f"{row.name}, {row.unit}"
         lines.append(
-            f"{named:54}{ours:>12}{peer:>12}{ratio:>9}  {spread:18}{goal:>11}  {verdict:8} {row.best_peer or ''}".rstrip()
+            f"{named:{wide}}{ours:>12}{peer:>12}{ratio:>9}  {spread:18}{goal:>11}  {verdict:8} {row.best_peer or ''}".rstrip()
         )
-    gone = {name: reason for row in rows for name, reason in row.missing.items()}
-    lines += [f"took no part: {name}: {reason}" for name, reason in gone.items()]
+    lines += [f"took no part in {row.name}: {name}: {why}" for row in rows for name, why in row.missing.items()]
     return "\n".join(lines)
 
 

@@ -16,6 +16,11 @@ def test_speed_is_a_ratio_to_the_best_peer_and_its_spread_is_that_of_the_rounds(
     assert row.best_peer == "a" and row.ratio == 1.5 and row.ratios == [1.5, 1.5, 2.0] and row.met
 
 
+def test_ours_with_other_settings_is_no_peer():
+    row = Row("step", "samples/s", 1.4, figures={OURS: [30.0], f"{OURS}, recompute=full": [25.0], "a": [20.0]})
+    assert (row.best_peer, row.ratio) == ("a", 1.5)
+
+
 def test_a_time_is_turned_over_and_a_share_is_not():
     time = Row("start", "s", 50, True, figures={OURS: [0.5], "list": [10.0], "index": [5.0]})
     share = Row("memory", "MiB", 0.7, True, True, figures={OURS: [6.0], "a": [10.0], "b": [8.0]})
@@ -27,7 +32,7 @@ def test_a_goal_beside_a_named_peer_stays_open_without_it():
     row = Row("pixels", "pictures/s", 1.7, against="fast", figures={OURS: [9.0], "slow": [1.0]})
     row.missing["fast"] = "no torchvision"
     assert row.ratio is None and row.met is None
-    assert "open" in summary([row]) and "took no part: fast: no torchvision" in summary([row])
+    assert "open" in summary([row]) and "took no part in pixels: fast: no torchvision" in summary([row])
 
 
 def test_our_own_figure_is_judged_even_where_all_are_equal():
