@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -53,8 +54,9 @@ def test_every_request_is_answered_once_whatever_goes_wrong(ask, endpoint, tmp_p
 
 
 def test_the_pace_holds_at_the_endpoint(ask, endpoint):
+    began = time.monotonic()  # not the first arrival: a busy machine may delay that one alone
     ask(requests_per_minute=1200.0, workers=8)
-    assert endpoint.starts[-1] - endpoint.starts[0] >= 11 * 0.05 - 0.04
+    assert endpoint.starts[-1] - began >= 11 * 0.05
 
 
 def test_a_429_holds_all_workers_back_for_as_long_as_it_says(ask, endpoint):
