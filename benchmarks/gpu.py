@@ -70,7 +70,10 @@ def main() -> None:
         made = begin(chosen, "make", ",".join(sorted({LINES[name].case for name in names})), place)
         waiting = deque(names)
         ready = {name: begin(chosen, "train", name, place) for name in take(waiting, (os.cpu_count() or 1) // 2 or 1)}
-        finish(made, chosen.seconds)
+        try:
+            finish(made, chosen.seconds)
+        except RuntimeError as reason:
+            raise SystemExit(f"no model or corpora: {reason}") from None
         print(f"  model and corpora: {time.monotonic() - began:.0f} s", flush=True)
         for name in names:
             left, start = chosen.seconds - (time.monotonic() - began), time.monotonic()

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_line make captions,lora FOLDER SHAPE SAMPLES
     python -m benchmarks.gpu_line train "04 LoRA" FOLDER SHAPE SAMPLES
 
-Reads a line from its input, its turn, before it begins.
+Reads a line from its input, its turn, before it begins; without one it ends.
 """
 
 import argparse
@@ -40,7 +40,8 @@ LARGEST = 5  # costs of a profile that are named
 def main() -> None:
     """Do what is asked when it is this line's turn."""
     do, what, folder, shape, samples = sys.argv[1:]
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        return  # who would have given it its turn is gone
     chosen = argparse.Namespace(shape=shape, samples=int(samples), steps=STEPS)
     if do == "make":
         make(chosen, Path(folder), what.split(","))

@@ -1,11 +1,13 @@
 """What could be silently wrong with a comparison: its ratios, and contestants that are given other samples."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from benchmarks import run
 from benchmarks.table import OURS, Row, summary
 
 
@@ -97,3 +99,24 @@ def test_all_contestants_of_the_quality_table_learn_every_answer_that_we_learn(t
     learnt = [number % 2 == 1 for number, part in enumerate(parts) for _ in part]
     assert ours.is_target[:length].tolist() == (trainers["labels"] != IGNORED).tolist() == learnt
     assert not ours.is_target[length:].any()
+
+
+def test_a_line_of_the_gpu_table_ends_where_nobody_gives_it_its_turn(monkeypatch, tmp_path):
+    from benchmarks import gpu_line
+
+    begun = []
+    monkeypatch.setattr(gpu_line, "make", lambda *given: begun.append(given))
+    monkeypatch.setattr("sys.argv", ["gpu_line", "make", "captions", str(tmp_path), "tiny", "4"])
+    for turn, count in (("", 0), ("go\n", 1)):
+        monkeypatch.setattr("sys.stdin", io.StringIO(turn))
+        gpu_line.main()
+        assert len(begun) == count
+
+
+def test_ours_in_the_quality_row_is_no_peer_of_itself(monkeypatch):
+    figures = {"score": 90.0, "interval": [89.0, 91.0], "samples": 4, "seconds": 2.0, "shuffled": 34.0}
+    names = ("stages 03 and 04", "stage 04 alone", "ms-swift: 0.001")
+    told = {"missing": {}, **{name: {**figures, "score": 90.0 + at} for at, name in enumerate(names)}}
+    monkeypatch.setattr(run, "last_line", lambda *_: told)
+    (row,) = run.quality(run.Size())
+    assert (row.best_peer, row.median(OURS)) == ("ms-swift: 0.001", 90.0)

@@ -39,7 +39,8 @@ def told_of(position_ids: Tensor, config: PreTrainedConfig, device: torch.device
     """Return what a language model on a device is told of its samples; positions (B, L), best on the CPU, begin at 0 in each.
 
     position_ids    (B, L), on the device; for the attention below (1, B·L): a compiled layer else is made anew for one row
-    attention_mask  None; for the attention below, which reads none, one of a form that transformers takes as made
+    attention_mask  None, so that eager attention isolates samples by where positions begin anew; for the attention
+                    below, which reads none, one of a form that transformers takes as made
                     already: to make its own it asks the GPU whether there are packs, and waits for the answer
     cu_seq_lens_*   (S + 1,) int32; the begin of each of the S samples in the B·L tokens, then B·L
     max_length_*    tokens of the longest
